@@ -1,0 +1,1 @@
+"""Files -> samples: the picture reader, the IEA40K layout, paired transforms, exposure simulation, building of sets."""

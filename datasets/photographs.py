@@ -1,0 +1,51 @@
+"""Well-exposed photographs as a training set: the trainer exposes them anew at every step (datasets/simulation.py), no files needed."""
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from .iea40k import DatasetError
+from .images import IMAGE_EXTENSIONS, read_image, resize_rgb
+from .transforms import random_flip_crop_resize
+
+
+def list_images(folder):
+    """All pictures below a folder, sorted.
+
+    Raises:
+        DatasetError: when the folder is missing or holds none.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DatasetError(f'{folder}: no such folder')
+    files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in IMAGE_EXTENSIONS and p.is_file())
+    if not files:
+        raise DatasetError(f'{folder}: holds no pictures')
+    return files
+
+
+class Photographs(Dataset):
+    """Reference pictures, decoded once and kept as 8-bit squares in memory (``side``^2 x 3 bytes each).
+
+    ``dataset[(i, seed, size)]`` is a dict like a sample of IEA40K, but ``image`` is the ideal picture itself, ``residual`` zero and
+    ``simulate`` true: the training step exposes it anew, batched, on its own device.
+    """
+
+    def __init__(self, folder, side=320):
+        self.files, self.side = list_images(folder), side
+        self.pictures = np.empty((len(self.files), side, side, 3), np.uint8)
+        for i, path in enumerate(self.files):
+            self.pictures[i] = resize_rgb(read_image(path), side)
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, key):
+        index, seed, size = key
+        image = torch.from_numpy(self.pictures[index]).permute(2, 0, 1).float() / 255
+        generator = torch.Generator().manual_seed(seed)
+        zero = torch.zeros(1, self.side, self.side)
+        sample = random_flip_crop_resize({'image': image, 'residual': zero, 'mask': zero + 1}, size, generator)
+        sample['image'] = (sample['image'] * 255).round() / 255
+        return {**sample, 'score': 10.0, 'img_id': str(self.files[index]), 'ref_id': str(self.files[index])}

@@ -1,0 +1,32 @@
+"""Shared fixtures. Data that a user may not have is found through environment variables, see README."""
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+def _folder(name):
+    value = os.environ.get(name)
+    if not value and name == 'PIEANET_RELEASED' and os.environ.get('PIEANET_DATA'):
+        value = str(Path(os.environ['PIEANET_DATA']) / 'released')
+    if not value:
+        pytest.skip(f'{name} is not set')
+    if not Path(value).is_dir():
+        pytest.fail(f'{name}={value} is not a folder')
+    return Path(value)
+
+
+@pytest.fixture
+def released_dir():
+    """Folder with the authors' two .pth files, golden.npz, split CSVs and sample pictures."""
+    return _folder('PIEANET_RELEASED')
+
+
+@pytest.fixture
+def data_dir():
+    """Folder with photos/, stacks/ and hdri/, see docs/data.md."""
+    return _folder('PIEANET_DATA')

@@ -1,0 +1,197 @@
+import random
+
+import pytest
+import torch
+
+from models.grid import SelfAttention, from_grid, to_grid
+from models.lightness import LightnessChannelAttention, LightnessPixelAttention
+from models.p_ieanet import PIEANet, PIEANetConfig, apply_gain, luma
+from models.structure import DIRECTIONS, LongRangeEncoder, gradient_maps
+from tests_support import SMALL
+
+
+def network(config=SMALL, seed=0):
+    """A network that answers: its last layers, which start near zero, are drawn like the others."""
+    torch.manual_seed(seed)
+    net = PIEANet(config)
+    for layer in (net.head[-1], net.level[-1]):
+        torch.nn.init.normal_(layer.weight, std=0.3)
+    return net.eval()
+
+
+@torch.no_grad()
+def test_any_size_and_batch():
+    rng = random.Random(0)
+    net = network()
+    for _ in range(20):
+        b, h, w = rng.randint(1, 4), rng.randint(32, 90), rng.randint(32, 90)
+        x = torch.rand(b, 3, h, w)
+        y = net(x)
+        assert y.shape == (b, 1, h, w) and y.isfinite().all() and y.abs().max() <= 1
+        alone = torch.cat([net(x[i:i + 1]) for i in range(b)])
+        assert (alone - y).abs().max() <= 1e-5
+        assert (net(x.flip(0)).flip(0) - y).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize('config', [
+    PIEANetConfig(), SMALL, PIEANetConfig(levels=1, structure_widths=(8,), width=16, depth=1), PIEANetConfig(head='residual'),
+    PIEANetConfig(use_dwt=False), PIEANetConfig(use_structure=False), PIEANetConfig(use_lightness=False)],
+    ids=['default', 'small', 'one level', 'residual head', 'no dwt', 'no structure', 'no lightness'])
+def test_gradients_reach_every_parameter(config):
+    net = network(config).train()
+    x = torch.rand(2, 3, 48, 40)
+    net(x).square().mean().backward()
+    for name, p in net.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all(), name
+        assert p.grad.abs().max() > 0, name
+
+
+def test_size_of_the_default():
+    parameters = sum(p.numel() for p in PIEANet().parameters())
+    assert parameters <= 1_500_000
+
+
+@torch.no_grad()
+def test_long_range_reaches_the_other_corner():
+    torch.manual_seed(0)
+    encoder = LongRangeEncoder(4, 4, 16, 2, 1, 8)
+    x = torch.rand(1, 4, 64, 64)
+    changed = x.clone()
+    changed[..., :8, :8] += 1
+    assert (encoder(x) - encoder(changed))[..., -8:, -8:].abs().max() > 1e-6
+
+
+@torch.no_grad()
+def test_attention_stays_within_a_picture():
+    torch.manual_seed(0)
+    attention = SelfAttention(16, 2)
+    x = torch.rand(3, 10, 16)
+    changed = x.clone()
+    changed[1] += 1
+    y, z = attention(x), attention(changed)
+    assert torch.equal(y[0], z[0]) and torch.equal(y[2], z[2]) and not torch.allclose(y[1], z[1])
+
+
+def test_attention_equals_the_formula():
+    torch.manual_seed(0)
+    a = SelfAttention(8, 2).double()
+    x = torch.rand(1, 5, 8, dtype=torch.float64)
+    heads = []
+    for h in range(2):
+        s = slice(4 * h, 4 * h + 4)
+        q, k, v = a.query(x)[..., s], a.key(x)[..., s], a.value(x)[..., s]
+        heads.append(torch.softmax(q @ k.transpose(1, 2) / 2, -1) @ v)
+    assert torch.allclose(a(x), a.out(torch.cat(heads, -1)))
+
+
+def test_gradient_maps():
+    z = torch.arange(12.0).view(1, 1, 3, 4)  # z = 4 y + x
+    g = gradient_maps(z)
+    assert g.shape == (1, 8, 1, 3, 4)
+    for d, (dx, dy) in enumerate(DIRECTIONS):
+        assert g[0, d, 0, 1, 1] == 4 * dy + dx
+    assert g[0, 0, 0, 0, 3] == 0  # across the right border
+    assert len(set(DIRECTIONS)) == 8
+    # opposite directions are the same difference seen from the other pixel
+    assert torch.equal(g[:, 0, ..., :-1], -g[:, 1, ..., 1:])
+
+
+@torch.no_grad()
+def test_attention_maps_are_weights():
+    torch.manual_seed(0)
+    x = torch.randn(2, 16, 20, 24)
+    a_c = LightnessChannelAttention(16, 8)(x)
+    a_p = LightnessPixelAttention(16, 2, 8, (1, 5))(x)
+    assert a_c.shape == (2, 16, 1, 1) and a_p.shape == (2, 1, 20, 24)
+    assert 0 < a_c.min() and a_c.max() < 1 and 0 < a_p.min() and a_p.max() < 1
+
+
+def test_grid_keeps_constants_and_means():
+    x = torch.full((1, 2, 37, 53), 0.7)
+    assert torch.allclose(to_grid(x, 8), torch.full((1, 2, 8, 8), 0.7))
+    assert torch.allclose(from_grid(to_grid(x, 8), (37, 53)), x)
+    y = torch.rand(1, 1, 64, 64)
+    assert abs(to_grid(y, 8).mean() - y.mean()) < 0.01
+
+
+@torch.no_grad()
+def test_features_have_the_papers_names():
+    _, f = network()(torch.rand(2, 3, 64, 48), return_features=True)
+    assert f['channel_attention'].shape == (2, 16, 1, 1) and f['pixel_attention'].shape == (2, 1, 8, 6)
+    for i, size in ((1, (32, 24)), (2, (16, 12)), (3, (8, 6))):
+        for name in ('long', 'short', 'grad_long', 'grad_short'):
+            assert f[f'{name}_{i}'].shape[-2:] == size
+
+
+@torch.no_grad()
+def test_gain_head_is_the_residual():
+    net, x = network(), torch.rand(2, 3, 40, 56)
+    g, d = net.gain_and_offset(x)
+    assert torch.equal(apply_gain(luma(x), g, d), net(x))
+
+
+def test_apply_gain():
+    grey = torch.tensor([[[[0.2, 0.5, 0.9]]]])
+    r = apply_gain(grey, torch.tensor(1.0), torch.tensor(0.0))
+    assert torch.allclose(r, torch.tensor([[[[0.2, 0.5, 0.1]]]]))  # ideal .4, 1.0 and, clipped, 1.0
+    assert torch.equal(apply_gain(grey, torch.tensor(0.0), torch.tensor(0.0)), torch.zeros_like(grey))
+
+
+def test_luma_is_pils_grey():
+    import numpy as np
+    from PIL import Image
+    rgb = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    ours = luma(torch.from_numpy(rgb).permute(2, 0, 1)[None].float())[0, 0].numpy()
+    assert np.abs(ours - np.asarray(Image.fromarray(rgb).convert('L'), float)).max() <= 0.51
+
+
+@torch.no_grad()
+def test_hardly_depends_on_resolution():
+    net = network()
+    x = torch.nn.functional.interpolate(torch.rand(1, 3, 6, 6), size=(256, 256), mode='bicubic').clamp(0, 1)
+    half = torch.nn.functional.interpolate(x, size=(128, 128), mode='bilinear', antialias=True)
+    assert abs(net(x).mean() - net(half).mean()) < 0.05
+
+
+@torch.no_grad()
+def test_bf16():
+    net, x = network(), torch.rand(1, 3, 64, 64)
+    with torch.autocast('cpu', torch.bfloat16):
+        y = net(x)
+    assert (y.float() - net(x)).abs().max() <= 0.05  # random weights; trained ones are checked to 0.02
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
+@torch.no_grad()
+def test_gpu_equals_cpu():
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        net, x = network(), torch.rand(2, 3, 96, 80)
+        expected = net(x)
+        net, x = net.cuda(), x.cuda()
+        assert (net(x).cpu() - expected).abs().max() <= 1e-4
+        with torch.autocast('cuda', torch.bfloat16):
+            assert (net(x).float().cpu() - expected).abs().max() <= 0.02
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize('shape', [(1, 3, 31, 64), (1, 1, 64, 64), (3, 64, 64)])
+def test_wrong_input_is_named(shape):
+    with pytest.raises(ValueError, match='H, W >= 32'):
+        network()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize('change, word', [(dict(levels=0), 'levels'), (dict(levels=2), 'structure_widths'),
+                                          (dict(head='x'), 'head'), (dict(kernels=(2,)), 'kernels')])
+def test_wrong_config_is_named(change, word):
+    with pytest.raises(ValueError, match=word):
+        PIEANetConfig(**change)
+
+
+def test_config_round_trip():
+    import json
+    assert PIEANetConfig.from_dict(json.loads(json.dumps(SMALL.to_dict()))) == SMALL
+    with pytest.raises(ValueError, match='unknown'):
+        PIEANetConfig.from_dict({'widht': 3})

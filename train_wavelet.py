@@ -1,0 +1,443 @@
+"""Train or fine-tune P-IEANet.
+
+    python train_wavelet.py --photos photos/train --out runs/a                      well-exposed photographs, exposed anew at every step
+    python train_wavelet.py --data IEA40K --train-csv train.csv --val-csv val.csv --out runs/b      picture / label pairs
+    python train_wavelet.py ... --out runs/b --resume auto                          go on where it stopped
+    python train_wavelet.py ... --init checkpoints/p_ieanet.safetensors             fine-tune
+    python train_wavelet.py ... --device cpu --amp bf16 --max-minutes 60            a laptop
+    python train_wavelet.py ... --amp bf16 --compile                                one GPU
+    torchrun --standalone --nproc_per_node=8 train_wavelet.py ...                   eight GPUs
+    torchrun --nnodes=2 --node_rank=0 --nproc_per_node=8 --master_addr=HOST train_wavelet.py ...     two machines (node_rank=1 on the other)
+
+--photos and --data can be given together, --data, --train-csv and --val-csv several times (paired in order). A run writes into --out:
+last.pt (everything needed to resume), best.safetensors (EMA weights with the lowest validation MAE, mean over the validation sets), log.csv,
+curves.png and TensorBoard files.
+"""
+import argparse
+import contextlib
+import csv
+import math
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import ConcatDataset, DataLoader, Subset
+from tqdm import tqdm
+
+import metrics
+from datasets.iea40k import IEA40K, DatasetError
+from datasets.images import ImageError
+from datasets.photographs import Photographs
+from datasets.sampler import StepSampler, mixed
+from datasets.simulation import SimulationConfig, simulate
+from models import CheckpointError, load_model, save_model
+from models.checkpoint import atomic_write, build_model, load_training_state, save_training_state
+from models.p_ieanet import luma
+
+PRESETS = {
+    'paper': dict(optimizer='adam', lr=3e-5, schedule='step', batch_size=36, epochs=30, loss='l1', patience=5, weight_decay=0.0,
+                  warmup=0, ema=0.0, clip=0.0, level_weight=0.0, sizes=[256]),
+    'default': dict(optimizer='adamw', lr=1e-3, schedule='cosine', batch_size=16, epochs=100, loss='l1', patience=0, weight_decay=0.02,
+                    warmup=200, ema=0.998, clip=1.0, level_weight=0.0, sizes=[128, 192, 256]),
+}
+LOSSES = {'l1': F.l1_loss, 'l2': F.mse_loss, 'smooth_l1': F.smooth_l1_loss}
+
+
+class TrainingError(RuntimeError):
+    """A run that must stop; the message is one line."""
+
+
+def get_args(argv=None):
+    p = argparse.ArgumentParser(description='Train P-IEANet.', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument('--data', type=Path, action='append', default=[], help='folder in the IEA40K layout')
+    p.add_argument('--train-csv', type=Path, action='append', default=[])
+    p.add_argument('--val-csv', type=Path, action='append', default=[])
+    p.add_argument('--photos', type=Path, help='folder of well-exposed photographs, simulated on the fly')
+    p.add_argument('--photos-share', type=float, default=0.75, help='share of a batch from --photos where pairs are given too')
+    p.add_argument('--out', type=Path, required=True)
+    p.add_argument('--preset', choices=PRESETS, default='default', help='values for all flags that default to None')
+    p.add_argument('--model', default='p_ieanet')
+    p.add_argument('--without', choices=('dwt', 'structure', 'lightness'), action='append', default=[])
+    p.add_argument('--head', choices=('gain', 'residual'), default='gain')
+    p.add_argument('--config', action='append', default=[], metavar='NAME=VALUE', help='any number of PIEANetConfig, e.g. width=64')
+    p.add_argument('--epochs', type=int, help='an epoch passes every photograph (or else every pair) once')
+    p.add_argument('--batch-size', type=int, help='over all processes')
+    p.add_argument('--accumulate', type=int, default=1, help='micro-batches a step')
+    p.add_argument('--sizes', type=int, nargs='+', help='training resolutions, one drawn for every step')
+    p.add_argument('--lr', type=float)
+    p.add_argument('--schedule', choices=('cosine', 'step'), help='step: x0.1 every 10 epochs')
+    p.add_argument('--warmup', type=int, help='steps of linear warm-up')
+    p.add_argument('--optimizer', choices=('adam', 'adamw', 'sgd'))
+    p.add_argument('--weight-decay', type=float)
+    p.add_argument('--clip', type=float, help='gradient norm to clip at, 0: off')
+    p.add_argument('--loss', choices=LOSSES)
+    p.add_argument('--level-weight', type=float, help="weight of an L1 on the picture's mean residual")
+    p.add_argument('--ema', type=float, help='decay of the averaged weights, 0: off')
+    p.add_argument('--patience', type=int, help='stop after this many validations without a better MAE, 0: never')
+    p.add_argument('--val-every', type=int, default=1, help='epochs between validations')
+    p.add_argument('--val-limit', type=int, default=0, help='validate on this many pictures of each set, evenly spread; 0: all')
+    p.add_argument('--val-size', type=int, default=256)
+    p.add_argument('--amp', choices=('off', 'bf16', 'fp16'), default='off')
+    p.add_argument('--compile', action='store_true')
+    p.add_argument('--device', default='auto')
+    p.add_argument('--workers', type=int, default=2)
+    p.add_argument('--threads', type=int, default=0, help='CPU threads of PyTorch, 0: its own choice')
+    p.add_argument('--seed', type=int, default=0)
+    p.add_argument('--resume', default=None, metavar='auto|FILE')
+    p.add_argument('--init', type=Path, help='weights to start from: ours, or the authors\' .pth')
+    p.add_argument('--max-minutes', type=float, default=0, help='stop cleanly, resumable, after this time; 0: never')
+    args = p.parse_args(argv)
+    for name, value in PRESETS[args.preset].items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    if len(args.data) == 1:
+        args.data = args.data * max(len(args.train_csv), len(args.val_csv), 1)
+    for name in ('train_csv', 'val_csv'):
+        if len(getattr(args, name)) > len(args.data):
+            p.error(f'--{name.replace("_", "-")} is given more often than --data')
+    if not args.photos and not args.train_csv:
+        p.error('nothing to train on: give --photos, or --data with --train-csv')
+    if args.batch_size < 1 or args.epochs < 1 or args.accumulate < 1:
+        p.error('--batch-size, --epochs and --accumulate must be at least 1')
+    return args
+
+
+# ---------------------------------------------------------------- processes
+
+def setup_processes(device):
+    """``(device, rank, world)``; starts the process group under torchrun."""
+    rank, world = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+    if device == 'auto':
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    if world > 1:
+        if device == 'cuda':
+            device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
+            torch.cuda.set_device(device)
+        dist.init_process_group('nccl' if device.startswith('cuda') else 'gloo')
+    return torch.device(device), rank, world
+
+
+def gather(rows, world):
+    """Per-picture rows of all processes: each has its own share, so nothing is counted twice."""
+    if world == 1:
+        return rows
+    shares = [None] * world
+    dist.all_gather_object(shares, rows)
+    return [row for share in shares for row in share]
+
+
+# ---------------------------------------------------------------- data
+
+def training_loader(args, start, stop, rank, world):
+    parts = [Photographs(args.photos, side=max(320, *args.sizes))] if args.photos else []
+    parts += [IEA40K(d, c, augment=True) for d, c in zip(args.data, args.train_csv)]
+    counts = [args.batch_size]
+    if args.photos and args.train_csv:
+        counts = [round(args.batch_size * args.photos_share)]
+    if args.train_csv:  # the pairs share the rest of the batch in proportion to their sets' sizes
+        rest, sizes = args.batch_size - (counts[0] if args.photos else 0), [len(d) for d in parts if isinstance(d, IEA40K)]
+        ends = np.round(np.cumsum(sizes) / sum(sizes) * rest).astype(int)
+        counts = counts * bool(args.photos) + np.diff(ends, prepend=0).tolist()
+    sampler = StepSampler([len(p) for p in parts], counts, args.sizes, args.seed, start, stop, rank, world)
+    # Worker processes only pay where the step runs elsewhere; seeds come with the keys, so their number changes nothing.
+    return DataLoader(ConcatDatasetWithKeys(parts), batch_sampler=sampler, num_workers=args.workers,
+                      persistent_workers=args.workers > 0), parts, counts
+
+
+class ConcatDatasetWithKeys(ConcatDataset):
+    """ConcatDataset for keys ``(index, seed, size)``."""
+
+    def __getitem__(self, key):
+        index, *rest = key
+        part = int(np.searchsorted(self.cumulative_sizes, index, side='right'))
+        first = self.cumulative_sizes[part - 1] if part else 0
+        return {**self.datasets[part][(index - first, *rest)], 'simulate': isinstance(self.datasets[part], Photographs)}
+
+
+def expose_batch(batch, device, seed, config):
+    """(image, residual, mask) on the device; references of photographs are exposed anew here."""
+    image, residual, mask = (batch[k].to(device, non_blocking=True) for k in ('image', 'residual', 'mask'))
+    chosen = batch['simulate'].nonzero().flatten()
+    if len(chosen):
+        reference = image[chosen]
+        image, residual = image.clone(), residual.clone()
+        image[chosen], _ = simulate(reference, torch.Generator().manual_seed(seed), config)
+        residual[chosen] = luma(reference) - luma(image[chosen])
+    return image, residual, mask
+
+
+# ---------------------------------------------------------------- loss, schedule, validation
+
+def loss_of(pred, residual, mask, args):
+    """Paper's Eq. 7 over the valid pixels, and the same on the pictures' means where asked for."""
+    error = LOSSES[args.loss](pred, residual, reduction='none') * mask
+    loss = error.sum() / mask.sum().clamp_min(1)
+    if args.level_weight:
+        level = ((pred - residual) * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp_min(1)
+        loss = loss + args.level_weight * level.abs().mean()
+    return loss
+
+
+def learning_rate(step, total, per_epoch, args):
+    if step < args.warmup:
+        return args.lr * (step + 1) / args.warmup
+    if args.schedule == 'step':
+        return args.lr * 0.1 ** (step // per_epoch // 10)
+    return args.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - args.warmup) / max(1, total - args.warmup))))
+
+
+@torch.no_grad()
+def validate(model, sets, device, rank, world, batch_size, workers):
+    """Figures of every validation set from per-picture numbers: {name: dict(mae, ssim, psnr, level)}."""
+    model.eval()
+    out = {}
+    for name, dataset in sets.items():
+        mine = Subset(dataset, range(rank, len(dataset), world))
+        rows = []
+        for batch in DataLoader(mine, batch_size, num_workers=workers):
+            pred = model(batch['image'].to(device)).float().cpu()
+            label, mask = batch['residual'], batch['mask']
+            level, _ = metrics.level_detail(pred, label, mask)
+            rows += zip(*(np.atleast_1d(v).tolist() for v in (metrics.mae(pred, label, mask), metrics.ssim(pred, label, mask),
+                                                              metrics.mse(pred, label, mask), level)), batch['img_id'])
+        rows = sorted(gather(rows, world), key=lambda r: r[-1])  # one order of summation for any number of processes
+        mae, ssim, mse, level = np.array([r[:4] for r in rows]).mean(0)
+        out[name] = dict(mae=mae, ssim=ssim, psnr=float(metrics.psnr_from_mse(mse)), level=level)
+    model.train()
+    return out
+
+
+def panel(model, datasets, device):
+    """A fixed panel of validation pictures for TensorBoard: input, label, prediction, one scale (+-0.5, red over)."""
+    def colour(r):  # blue under, white fine, red over
+        v = (r[0] / 0.5).clamp(-1, 1)
+        return torch.stack((1 - v.clamp_min(0), 1 - v.abs(), 1 + v.clamp_max(0)))
+    rows = []
+    for dataset in datasets:
+        for i in np.linspace(0, len(dataset) - 1, 6).astype(int):
+            s = dataset[int(i)]
+            with torch.no_grad():
+                r = model.eval()(s['image'][None].to(device)).float().cpu()[0]
+            rows.append(torch.cat((s['image'], colour(s['residual']), colour(r)), 2))
+    return torch.cat(rows, 1)
+
+
+def draw_curves(log, path):
+    """The log's losses and validation figures as a picture."""
+    import matplotlib
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+    rows = list(csv.DictReader(open(log)))
+    fig, axes = plt.subplots(1, 2, figsize=(11, 4))
+    steps = [int(r['step']) for r in rows]
+    axes[0].plot(steps, [float(r['loss']) for r in rows])
+    axes[0].set(xlabel='step', ylabel='training loss', yscale='log')
+    for name in [c for c in rows[0] if c.endswith('_mae')]:
+        points = [(s, float(r[name])) for s, r in zip(steps, rows) if r[name]]
+        if points:
+            axes[1].plot(*zip(*points), marker='.', label=name[:-4])
+            axes[1].legend()
+    axes[1].set(xlabel='step', ylabel='validation MAE')
+    fig.tight_layout()
+    fig.savefig(path, dpi=100)
+    plt.close(fig)
+
+
+class Log:
+    """log.csv: one row an epoch; rows of a later step than the one resumed from are dropped."""
+
+    def __init__(self, path, columns, step):
+        self.path, self.columns, self.rows = path, columns, []
+        if step and path.exists():
+            with open(path, newline='') as f:
+                self.rows = [r for r in csv.DictReader(f) if int(r['step']) <= step]
+
+    def add(self, row):
+        self.rows.append({c: f'{row[c]:.6g}' if isinstance(row.get(c), float) else row.get(c, '') for c in self.columns})
+        lines = [','.join(self.columns)] + [','.join(str(r.get(c, '')) for c in self.columns) for r in self.rows]
+        atomic_write(self.path, ('\n'.join(lines) + '\n').encode())
+
+
+# ---------------------------------------------------------------- the run
+
+def make_model(args):
+    if args.init:
+        return load_model(args.init)
+    config = dict(head=args.head, **{f'use_{w}': False for w in args.without})
+    for item in args.config:
+        name, _, value = item.partition('=')
+        config[name] = [int(v) for v in value.split(',')] if ',' in value else int(value)
+    return build_model(args.model, config)
+
+
+def train(args):
+    device, rank, world = setup_processes(args.device)
+    main = rank == 0
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    val_sets = {d.name: IEA40K(d, c, args.val_size) for d, c in zip(args.data, args.val_csv)}
+    if args.val_limit:
+        val_sets = {k: Subset(s, np.unique(np.linspace(0, len(s) - 1, args.val_limit).astype(int)).tolist()) for k, s in val_sets.items()}
+
+    state, last = None, args.out / 'last.pt'
+    if args.resume == 'auto':
+        state = load_training_state(last) if last.exists() else None
+    elif args.resume:
+        state = load_training_state(args.resume)
+
+    network = make_model(args).to(device, memory_format=torch.channels_last).train()
+    decay = [p for p in network.parameters() if p.dim() > 1]
+    rest = [p for p in network.parameters() if p.dim() <= 1]
+    groups = [dict(params=decay, weight_decay=args.weight_decay), dict(params=rest, weight_decay=0.0)]
+    kind = dict(adam=torch.optim.Adam, adamw=torch.optim.AdamW, sgd=torch.optim.SGD)[args.optimizer]
+    optimizer = kind(groups, lr=args.lr)
+    ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(args.ema)) if args.ema else None
+    scaler = torch.amp.GradScaler(device.type, enabled=args.amp == 'fp16')
+    step, best, since_best = 0, math.inf, 0
+    if state:
+        try:
+            network.load_state_dict(state['model'])
+            optimizer.load_state_dict(state['optimizer'])
+            scaler.load_state_dict(state['scaler'])
+            if ema:
+                ema.load_state_dict(state['ema'])
+            step, best, since_best = state['step'], state['best'], state['since_best']
+        except (KeyError, RuntimeError, ValueError) as e:
+            raise CheckpointError(f'cannot resume: the saved state is of another run ({str(e).splitlines()[0]})') from e
+    model = torch.compile(network) if args.compile else network
+    if world > 1:
+        model = DistributedDataParallel(model, device_ids=[device] if device.type == 'cuda' else None)
+
+    loader, parts, counts = training_loader(args, step * args.accumulate, 1 << 40, rank, world)
+    per_epoch = max(1, len(parts[0]) // (counts[0] * args.accumulate))
+    total = args.epochs * per_epoch
+    loader.batch_sampler.stop = total * args.accumulate
+    autocast = contextlib.nullcontext if args.amp == 'off' else \
+        lambda: torch.autocast(device.type, dict(bf16=torch.bfloat16, fp16=torch.float16)[args.amp])
+    simulation = SimulationConfig()
+    columns = ['step', 'epoch', 'lr', 'loss', 'grad_norm'] + [f'{n}_{m}' for n in val_sets for m in ('mae', 'ssim', 'psnr', 'level')]
+    columns += ['pictures_per_second', 'minutes']
+    log = Log(args.out / 'log.csv', columns, step) if main else None
+    writer = None
+    if main:
+        from torch.utils.tensorboard import SummaryWriter
+        writer = SummaryWriter(args.out / 'tensorboard', purge_step=step or None)
+        print(f'{sum(p.numel() for p in network.parameters()):,} parameters, {total} steps of {args.batch_size * args.accumulate} pictures '
+              f'({per_epoch} an epoch) on {device}, {world} process(es), from step {step}')
+
+    stop_signal = []
+    for s in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(s, lambda number, frame: stop_signal.append(number))
+
+    def save_last():
+        if main:
+            save_training_state(last, dict(model=network.state_dict(), optimizer=optimizer.state_dict(), scaler=scaler.state_dict(),
+                                           ema=ema.state_dict() if ema else None, step=step, best=best, since_best=since_best,
+                                           config=network.config.to_dict(), arguments={k: str(v) for k, v in vars(args).items()}))
+
+    began, mark, losses, norms, seen = time.time(), time.time(), [], [], 0
+    minutes_before = float(log.rows[-1]['minutes']) if main and log.rows else 0.0
+    batches = iter(loader)
+    bar = tqdm(total=total, initial=step, disable=not (main and sys.stderr.isatty()), unit='step')
+    while step < total:
+        for group in optimizer.param_groups:
+            group['lr'] = learning_rate(step, total, per_epoch, args)
+        step_loss = 0.0
+        for micro in range(args.accumulate):
+            batch = next(batches)
+            image, residual, mask = expose_batch(batch, device, mixed(args.seed, 4, step, micro, rank), simulation)
+            with autocast():
+                pred = model(image.to(memory_format=torch.channels_last))
+            loss = loss_of(pred.float(), residual, mask, args)
+            step_loss += loss.item() / args.accumulate
+            if not math.isfinite(step_loss):
+                raise TrainingError(f'loss is {step_loss} at step {step}, learning rate {optimizer.param_groups[0]["lr"]:.3g}, '
+                                    f'pictures {", ".join(batch["img_id"])}')
+            scaler.scale(loss / args.accumulate).backward()
+        scaler.unscale_(optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), args.clip or math.inf)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        if ema:
+            ema.update_parameters(network)
+        step += 1
+        losses.append(step_loss)
+        norms.append(norm.item())
+        seen += args.batch_size * args.accumulate
+        bar.update()
+        bar.set_postfix(loss=f'{np.mean(losses[-50:]):.4f}', refresh=False)
+
+        minutes = (time.time() - began) / 60
+        stop = bool(stop_signal) or bool(args.max_minutes and minutes >= args.max_minutes)
+        if world > 1:  # all stop at the same step
+            flag = torch.tensor(float(stop), device=device)
+            dist.all_reduce(flag, dist.ReduceOp.MAX)
+            stop = bool(flag)
+        if step % per_epoch == 0 or step == total:
+            epoch = step // per_epoch
+            row = dict(step=step, epoch=epoch, lr=optimizer.param_groups[0]['lr'], loss=float(np.mean(losses)), grad_norm=float(np.mean(norms)),
+                       pictures_per_second=seen / (time.time() - mark), minutes=minutes_before + minutes)
+            if val_sets and (epoch % args.val_every == 0 or step == total):
+                averaged = ema.module if ema else network
+                figures = validate(averaged, val_sets, device, rank, world, args.batch_size, args.workers)
+                row.update({f'{n}_{m}': float(v) for n, f in figures.items() for m, v in f.items()})
+                score = float(np.mean([f['mae'] for f in figures.values()]))
+                since_best = 0 if score < best else since_best + 1
+                if score < best and main:
+                    save_model(averaged, args.out / 'best.safetensors', args.model,
+                               dict(step=step, validation=figures, arguments={k: str(v) for k, v in vars(args).items()}))
+                best = min(best, score)
+                if main:
+                    writer.add_image('input, label, prediction', panel(averaged, val_sets.values(), device), step)
+                    print(f'step {step}  loss {row["loss"]:.4f}  ' + '  '.join(f'{n} {f["mae"]:.4f}' for n, f in figures.items())
+                          + f'  {row["minutes"]:.1f} min', flush=True)
+            if main:
+                if device.type == 'cuda':
+                    writer.add_scalar('gpu_memory_gib', torch.cuda.max_memory_allocated() / 2 ** 30, step)
+                for k, v in row.items():
+                    if k not in ('step', 'epoch'):
+                        writer.add_scalar(k, v, step)
+                writer.flush()
+                log.add(row)
+            losses, norms, seen, mark = [], [], 0, time.time()
+            save_last()
+            if args.patience and since_best >= args.patience:
+                break
+        if stop:
+            save_last()
+            break
+    bar.close()
+    if main:
+        if not val_sets:
+            save_model(ema.module if ema else network, args.out / 'best.safetensors', args.model, dict(step=step))
+        if log.rows:
+            draw_curves(log.path, args.out / 'curves.png')
+        writer.close()
+    if world > 1:
+        dist.destroy_process_group()
+    return 0
+
+
+def main(argv=None):
+    args = get_args(argv)
+    try:
+        return train(args)
+    except (DatasetError, ImageError, CheckpointError, TrainingError, ValueError, OSError) as e:
+        print(f'train_wavelet.py: {e}', file=sys.stderr)
+        return 2
+
+
+if __name__ == '__main__':
+    sys.exit(main())
