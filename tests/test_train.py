@@ -1,0 +1,158 @@
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import train_wavelet
+from datasets.sampler import StepSampler
+from models import load_model
+from models.checkpoint import load_training_state
+from test_iea40k import make_set
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ['--config', 'width=8', '--config', 'depth=1', '--config', 'context=1', '--config', 'structure_widths=2,2,2', '--config',
+        'token_width=8', '--config', 'heads=1', '--sizes', '32', '40', '--val-size', '48', '--workers', '0', '--threads', '1', '--device', 'cpu']
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    make_set(tmp_path / 'set', scenes=4)
+    return ['--data', str(tmp_path / 'set'), '--train-csv', str(tmp_path / 'set/all.csv'), '--val-csv', str(tmp_path / 'set/all.csv')]
+
+
+def run(*args):
+    return train_wavelet.main([str(a) for a in args])
+
+
+def log_of(out):
+    rows = list(csv.DictReader(open(out / 'log.csv')))
+    return [{k: v for k, v in r.items() if k not in ('pictures_per_second', 'minutes')} for r in rows]
+
+
+def test_a_run_leaves_what_it_promises(tmp_path, pairs):
+    out = tmp_path / 'out'
+    assert run(*pairs, '--out', out, '--epochs', 2, '--batch-size', 4, *TINY) == 0
+    assert {p.name for p in out.iterdir()} == {'last.pt', 'best.safetensors', 'log.csv', 'curves.png', 'tensorboard'}
+    rows = log_of(out)
+    assert [r['step'] for r in rows] == ['2', '4'] and all(np.isfinite(float(r['loss'])) and float(r['set_mae']) < 1 for r in rows)
+    model = load_model(out / 'best.safetensors')
+    assert model.config.width == 8 and 'validation' in model.provenance
+
+
+@pytest.mark.parametrize('schedule', ['cosine', 'step'])
+def test_resume_is_bit_for_bit(tmp_path, pairs, schedule):
+    common = [*pairs, '--batch-size', 4, '--schedule', schedule, '--warmup', 2, '--ema', 0.9, *TINY]
+    assert run(*common, '--out', tmp_path / 'whole', '--epochs', 4) == 0
+    # interrupted: the same run killed after its second epoch
+    stop = train_wavelet.save_training_state
+
+    class Killed(Exception):
+        pass
+
+    def save_then_die(path, state):
+        stop(path, state)
+        if state['step'] == 4:
+            raise Killed
+    train_wavelet.save_training_state = save_then_die
+    try:
+        with pytest.raises(Killed):
+            run(*common, '--out', tmp_path / 'parts', '--epochs', 4)
+    finally:
+        train_wavelet.save_training_state = stop
+    assert run(*common, '--out', tmp_path / 'parts', '--epochs', 4, '--resume', 'auto') == 0
+    assert log_of(tmp_path / 'parts') == log_of(tmp_path / 'whole')
+    a, b = (load_training_state(tmp_path / n / 'last.pt') for n in ('whole', 'parts'))
+    for part in ('model', 'ema'):
+        assert all(torch.equal(a[part][k], b[part][k]) for k in a[part])
+    for k, s in a['optimizer']['state'].items():
+        assert all(torch.equal(s[n], b['optimizer']['state'][k][n]) for n in s)
+
+
+def test_photographs_are_simulated_on_the_fly(tmp_path, pairs):
+    out = tmp_path / 'out'
+    assert run('--photos', ROOT / 'img_to_pred', *pairs, '--out', out, '--epochs', 1, '--batch-size', 4, *TINY) == 0
+    assert len(log_of(out)) == 1
+
+
+@pytest.mark.parametrize('flags', [['--amp', 'bf16'], ['--loss', 'l2', '--level-weight', 1, '--ema', 0], ['--accumulate', 2],
+                                   ['--without', 'dwt'], ['--without', 'structure'], ['--without', 'lightness'], ['--head', 'residual']])
+def test_flags(tmp_path, pairs, flags):
+    assert run(*pairs, '--out', tmp_path / 'out', '--epochs', 1, '--batch-size', 4, *TINY, *flags) == 0
+
+
+def test_training_learns(tmp_path, pairs):
+    out = tmp_path / 'out'
+    assert run(*pairs, '--out', out, '--epochs', 40, '--val-every', 20, '--batch-size', 4, '--lr', 3e-3, '--warmup', 0, *TINY) == 0
+    rows = log_of(out)
+    assert float(rows[-1]['loss']) < 0.6 * float(rows[0]['loss'])
+
+
+def test_max_minutes_ends_resumable(tmp_path, pairs):
+    out = tmp_path / 'out'
+    assert run(*pairs, '--out', out, '--epochs', 4, '--batch-size', 4, '--max-minutes', 1e-9, *TINY) == 0
+    assert load_training_state(out / 'last.pt')['step'] == 1
+    assert run(*pairs, '--out', out, '--epochs', 4, '--batch-size', 4, '--resume', 'auto', *TINY) == 0
+    assert load_training_state(out / 'last.pt')['step'] == 8
+
+
+def test_init_starts_from_weights(tmp_path, pairs):
+    assert run(*pairs, '--out', tmp_path / 'a', '--epochs', 1, '--batch-size', 4, *TINY) == 0
+    assert run(*pairs, '--out', tmp_path / 'b', '--epochs', 1, '--batch-size', 4, '--init', tmp_path / 'a/best.safetensors', '--lr', 0,
+               '--ema', 0, *TINY) == 0
+    a, b = (load_model(tmp_path / n / 'best.safetensors').state_dict() for n in 'ab')
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def fault(capsys, *args):
+    assert run(*args) == 2
+    error = capsys.readouterr().err.strip()
+    assert '\n' not in error
+    return error
+
+
+def test_faults_end_in_one_line(tmp_path, pairs, capsys):
+    common = ['--epochs', 1, '--batch-size', 4, *TINY]
+    assert 'no such file' in fault(capsys, '--data', tmp_path / 'set', '--train-csv', tmp_path / 'no.csv', '--out', tmp_path / 'o', *common)
+    assert 'no such folder' in fault(capsys, '--photos', tmp_path / 'no', '--out', tmp_path / 'o', *common)
+    assert 'no.safetensors' in fault(capsys, *pairs, '--out', tmp_path / 'o', '--init', tmp_path / 'no.safetensors', *common)
+    (tmp_path / 'bad.pt').write_text('no state')
+    assert 'bad.pt' in fault(capsys, *pairs, '--out', tmp_path / 'o', '--resume', tmp_path / 'bad.pt', *common)
+    label = tmp_path / 'set/label/exposure_condition/s1_P1.npy'
+    np.save(label, np.full((256, 256), np.nan, np.float32))
+    assert 's1_P1.npy' in fault(capsys, *pairs, '--out', tmp_path / 'o', *common)
+
+
+def test_non_finite_loss_names_step_and_pictures(tmp_path, pairs, capsys, monkeypatch):
+    monkeypatch.setitem(train_wavelet.LOSSES, 'l1', lambda p, r, reduction: (p - r) * float('nan'))
+    error = fault(capsys, *pairs, '--out', tmp_path / 'o', '--epochs', 1, '--batch-size', 4, *TINY)
+    assert 'nan at step 0' in error and '.png' in error and 'learning rate' in error
+
+
+def test_sampler_is_a_function_of_the_step():
+    whole = list(StepSampler([10, 7], [3, 1], [32, 64], 5, 0, 20))
+    assert list(StepSampler([10, 7], [3, 1], [32, 64], 5, 8, 20)) == whole[8:]
+    first_pass = [k[0] for batch in whole for k in batch[:3]][:10]
+    assert sorted(first_pass) == list(range(10)) and all(10 <= b[3][0] < 17 for b in whole)
+    assert len({k[1] for b in whole for k in b}) == 80  # every sample has its own seed
+    halves = [list(StepSampler([10, 7], [3, 1], [32, 64], 5, 0, 20, rank, 2)) for rank in (0, 1)]
+    assert [sorted(a + b) for a, b in zip(*halves)] == [sorted(b) for b in whole]
+    with pytest.raises(ValueError, match='cannot be shared'):
+        StepSampler([10], [3], [32], 0, 0, 1, 0, 2)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path, pairs):
+    """The same batch shared by two processes: the same weights (SGD) and the same validation figures, 8 pictures on 2 or 1."""
+    common = [*pairs, '--epochs', '5', '--batch-size', '4', '--optimizer', 'sgd', '--ema', '0', '--lr', '0.01', *TINY]
+    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    for name, launcher in (('one', [sys.executable]), ('two', [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2'])):
+        subprocess.run([*launcher, str(ROOT / 'train_wavelet.py'), *common, '--out', str(tmp_path / name)], check=True, env=env, timeout=300)
+    a, b = (load_training_state(tmp_path / n / 'last.pt')['model'] for n in ('one', 'two'))
+    assert max((a[k] - b[k]).abs().max() for k in a) < 1e-5
+    for r, s in zip(log_of(tmp_path / 'one'), log_of(tmp_path / 'two')):
+        assert float(r['set_mae']) == pytest.approx(float(s['set_mae']), abs=1e-5)
