@@ -4,6 +4,7 @@
     python -m datasets.build simulate --photos DIR --out DIR --variant plain    the same by bare multiplication, for old figures
     python -m datasets.build simulate --photos DIR --out DIR --variant mixed    exposure that differs over the picture
     python -m datasets.build stacks --stacks DIR --out DIR                   real exposure brackets, one folder a scene
+    python -m datasets.build hdri --hdri DIR --out DIR --views 10            nine exposures of views of HDR panoramas
 
 Photographs should be well exposed: each is taken as its own ideal. The score that is written is derived from the label,
 10 (1 - mean |residual|); correlations with it say nothing about people. What a seed and a file name give is fixed to the byte.
@@ -24,6 +25,7 @@ from tqdm import tqdm
 
 from .iea40k import DatasetError, split_by_scene
 from .images import ImageError, read_image, resize_rgb, to_tensor
+from .panorama import random_view, read_hdr, render
 from .photographs import list_images
 from .simulation import (SimulationConfig, exposure_field, expose, quantise, random_curve, scene_light, uniform)
 
@@ -186,6 +188,31 @@ def stacks(args):
     build(args, folders, lambda f: (f.name, *read_bracket(f, args.reference)))
 
 
+def simulate_view(path, view, seed=0):
+    """View number ``view`` of a panorama: ``(ideal, [(suffix, picture), ...])``, true clipping, through JPEG."""
+    generator = torch.Generator().manual_seed(zlib.crc32(f'{seed}/{Path(path).stem}/{view}'.encode()))
+    ideal, pictures = render(random_view(read_hdr(path), generator), EXPOSURES, generator)
+    qualities = torch.randint(80, 96, (len(EXPOSURES),), generator=generator).tolist()
+    return to_picture(ideal), [(suffix(ev), through_jpeg(to_picture(p), q)) for ev, p, q in zip(EXPOSURES, pictures, qualities)]
+
+
+def hdri(args):
+    if not args.hdri.is_dir():
+        raise DatasetError(f'{args.hdri}: no such folder')
+    files = sorted(args.hdri.glob('*.hdr'))
+    if args.list:
+        try:
+            with open(args.list, newline='') as f:
+                wanted = {r['file'] for r in csv.DictReader(f) if r['split'] == args.part}
+        except KeyError as e:
+            raise DatasetError(f'{args.list}: no column {e}') from e
+        files = [f for f in files if f.name in wanted]
+    if not files:
+        raise DatasetError(f'{args.hdri}: holds no panoramas (.hdr)')
+    build(args, [(f, v) for f in files[:args.limit] for v in range(args.views)],
+          lambda item: (f'{item[0].stem}-{item[1]:03d}', *simulate_view(*item, args.seed)))
+
+
 def parser():
     p = argparse.ArgumentParser(prog='python -m datasets.build', description='Make a set in the IEA40K layout.')
     sub = p.add_subparsers(dest='command', required=True)
@@ -197,7 +224,13 @@ def parser():
     b.add_argument('--stacks', type=Path, required=True, help='folder with one folder a scene')
     b.add_argument('--reference', choices=('fused', 'frame'), default='fused')
     b.set_defaults(run=stacks)
-    for s in (a, b):
+    c = sub.add_parser('hdri', help='out of equirectangular HDR panoramas (.hdr)')
+    c.add_argument('--hdri', type=Path, required=True, help='folder of panoramas')
+    c.add_argument('--list', type=Path, help='CSV with the columns file and split (docs/lists/hdri.csv), to take one part only')
+    c.add_argument('--part', choices=('train', 'val', 'test'), default='train', help='the part to take with --list')
+    c.add_argument('--views', type=int, default=10, help='views of each panorama')
+    c.set_defaults(run=hdri)
+    for s in (a, b, c):
         s.add_argument('--out', type=Path, required=True)
         s.add_argument('--name', default='all', help='name of the CSV (default: all)')
         s.add_argument('--split', type=float, nargs=3, metavar='SHARE',
