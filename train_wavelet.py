@@ -15,7 +15,6 @@ curves.png and TensorBoard files.
 """
 import argparse
 import contextlib
-import csv
 import math
 import os
 import signal
@@ -29,15 +28,16 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import ConcatDataset, DataLoader, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate
+from pytorch_msssim import ssim
 from tqdm import tqdm
 
-import metrics
 from datasets.iea40k import IEA40K, DatasetError
 from datasets.images import ImageError
 from datasets.photographs import Photographs
 from datasets.sampler import StepSampler, mixed
 from datasets.simulation import SimulationConfig, simulate
+from metrics.training import Log, draw_curves, panel, validate
 from models import CheckpointError, load_model, save_model
 from models.checkpoint import atomic_write, build_model, load_training_state, save_training_state
 from models.p_ieanet import luma
@@ -80,6 +80,7 @@ def get_args(argv=None):
     p.add_argument('--clip', type=float, help='gradient norm to clip at, 0: off')
     p.add_argument('--loss', choices=LOSSES)
     p.add_argument('--level-weight', type=float, help="weight of an L1 on the picture's mean residual")
+    p.add_argument('--ssim-weight', type=float, default=0.0, help='weight of 1 - SSIM of the maps shifted to [0, 1]')
     p.add_argument('--ema', type=float, help='decay of the averaged weights, 0: off')
     p.add_argument('--patience', type=int, help='stop after this many validations without a better MAE, 0: never')
     p.add_argument('--val-every', type=int, default=1, help='epochs between validations')
@@ -91,6 +92,7 @@ def get_args(argv=None):
     p.add_argument('--workers', type=int, default=2)
     p.add_argument('--threads', type=int, default=0, help='CPU threads of PyTorch, 0: its own choice')
     p.add_argument('--seed', type=int, default=0)
+    p.add_argument('--skip-bad', action='store_true', help='go on without samples that cannot be read; they are named and counted')
     p.add_argument('--resume', default=None, metavar='auto|FILE')
     p.add_argument('--init', type=Path, help='weights to start from: ours, or the authors\' .pth')
     p.add_argument('--max-minutes', type=float, default=0, help='stop cleanly, resumable, after this time; 0: never')
@@ -125,15 +127,6 @@ def setup_processes(device):
     return torch.device(device), rank, world
 
 
-def gather(rows, world):
-    """Per-picture rows of all processes: each has its own share, so nothing is counted twice."""
-    if world == 1:
-        return rows
-    shares = [None] * world
-    dist.all_gather_object(shares, rows)
-    return [row for share in shares for row in share]
-
-
 # ---------------------------------------------------------------- data
 
 def training_loader(args, start, stop, rank, world):
@@ -148,18 +141,39 @@ def training_loader(args, start, stop, rank, world):
         counts = counts * bool(args.photos) + np.diff(ends, prepend=0).tolist()
     sampler = StepSampler([len(p) for p in parts], counts, args.sizes, args.seed, start, stop, rank, world)
     # Worker processes only pay where the step runs elsewhere; seeds come with the keys, so their number changes nothing.
-    return DataLoader(ConcatDatasetWithKeys(parts), batch_sampler=sampler, num_workers=args.workers,
-                      persistent_workers=args.workers > 0), parts, counts
+    return DataLoader(Parts(parts, args.skip_bad), batch_sampler=sampler, num_workers=args.workers, collate_fn=collate), parts, counts
 
 
-class ConcatDatasetWithKeys(ConcatDataset):
-    """ConcatDataset for keys ``(index, seed, size)``."""
+def collate(samples):
+    """A batch of the samples that could be read; the errors of the others are its ``skipped``.
+
+    Raises:
+        DatasetError: when none could be read.
+    """
+    good = [s for s in samples if not isinstance(s, str)]
+    skipped = [s for s in samples if isinstance(s, str)]
+    if not good:
+        raise DatasetError(f'no sample of a batch could be read: {skipped[0]}')
+    return {**default_collate(good), 'skipped': skipped}
+
+
+class Parts(ConcatDataset):
+    """ConcatDataset for keys ``(index, seed, size)``. With ``skip_bad`` a sample that cannot be read gives its error's text instead."""
+
+    def __init__(self, parts, skip_bad=False):
+        super().__init__(parts)
+        self.skip_bad = skip_bad
 
     def __getitem__(self, key):
         index, *rest = key
         part = int(np.searchsorted(self.cumulative_sizes, index, side='right'))
         first = self.cumulative_sizes[part - 1] if part else 0
-        return {**self.datasets[part][(index - first, *rest)], 'simulate': isinstance(self.datasets[part], Photographs)}
+        try:
+            return {**self.datasets[part][(index - first, *rest)], 'simulate': isinstance(self.datasets[part], Photographs)}
+        except (DatasetError, ImageError) as e:
+            if not self.skip_bad:
+                raise
+            return str(e)
 
 
 def expose_batch(batch, device, seed, config):
@@ -177,12 +191,15 @@ def expose_batch(batch, device, seed, config):
 # ---------------------------------------------------------------- loss, schedule, validation
 
 def loss_of(pred, residual, mask, args):
-    """Paper's Eq. 7 over the valid pixels, and the same on the pictures' means where asked for."""
+    """Paper's Eq. 7 over the valid pixels, with the terms on the pictures' means and structure where asked for."""
     error = LOSSES[args.loss](pred, residual, reduction='none') * mask
     loss = error.sum() / mask.sum().clamp_min(1)
     if args.level_weight:
         level = ((pred - residual) * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp_min(1)
         loss = loss + args.level_weight * level.abs().mean()
+    if args.ssim_weight:  # where a pixel is not valid, the label stands in for the prediction
+        shown = torch.where(mask > 0, pred, residual)
+        loss = loss + args.ssim_weight * (1 - ssim((shown + 1) / 2, (residual + 1) / 2, data_range=1))
     return loss
 
 
@@ -192,78 +209,6 @@ def learning_rate(step, total, per_epoch, args):
     if args.schedule == 'step':
         return args.lr * 0.1 ** (step // per_epoch // 10)
     return args.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - args.warmup) / max(1, total - args.warmup))))
-
-
-@torch.no_grad()
-def validate(model, sets, device, rank, world, batch_size, workers):
-    """Figures of every validation set from per-picture numbers: {name: dict(mae, ssim, psnr, level)}."""
-    model.eval()
-    out = {}
-    for name, dataset in sets.items():
-        mine = Subset(dataset, range(rank, len(dataset), world))
-        rows = []
-        for batch in DataLoader(mine, batch_size, num_workers=workers):
-            pred = model(batch['image'].to(device)).float().cpu()
-            label, mask = batch['residual'], batch['mask']
-            level, _ = metrics.level_detail(pred, label, mask)
-            rows += zip(*(np.atleast_1d(v).tolist() for v in (metrics.mae(pred, label, mask), metrics.ssim(pred, label, mask),
-                                                              metrics.mse(pred, label, mask), level)), batch['img_id'])
-        rows = sorted(gather(rows, world), key=lambda r: r[-1])  # one order of summation for any number of processes
-        mae, ssim, mse, level = np.array([r[:4] for r in rows]).mean(0)
-        out[name] = dict(mae=mae, ssim=ssim, psnr=float(metrics.psnr_from_mse(mse)), level=level)
-    model.train()
-    return out
-
-
-def panel(model, datasets, device):
-    """A fixed panel of validation pictures for TensorBoard: input, label, prediction, one scale (+-0.5, red over)."""
-    def colour(r):  # blue under, white fine, red over
-        v = (r[0] / 0.5).clamp(-1, 1)
-        return torch.stack((1 - v.clamp_min(0), 1 - v.abs(), 1 + v.clamp_max(0)))
-    rows = []
-    for dataset in datasets:
-        for i in np.linspace(0, len(dataset) - 1, 6).astype(int):
-            s = dataset[int(i)]
-            with torch.no_grad():
-                r = model.eval()(s['image'][None].to(device)).float().cpu()[0]
-            rows.append(torch.cat((s['image'], colour(s['residual']), colour(r)), 2))
-    return torch.cat(rows, 1)
-
-
-def draw_curves(log, path):
-    """The log's losses and validation figures as a picture."""
-    import matplotlib
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-    rows = list(csv.DictReader(open(log)))
-    fig, axes = plt.subplots(1, 2, figsize=(11, 4))
-    steps = [int(r['step']) for r in rows]
-    axes[0].plot(steps, [float(r['loss']) for r in rows])
-    axes[0].set(xlabel='step', ylabel='training loss', yscale='log')
-    for name in [c for c in rows[0] if c.endswith('_mae')]:
-        points = [(s, float(r[name])) for s, r in zip(steps, rows) if r[name]]
-        if points:
-            axes[1].plot(*zip(*points), marker='.', label=name[:-4])
-            axes[1].legend()
-    axes[1].set(xlabel='step', ylabel='validation MAE')
-    fig.tight_layout()
-    fig.savefig(path, dpi=100)
-    plt.close(fig)
-
-
-class Log:
-    """log.csv: one row an epoch; rows of a later step than the one resumed from are dropped."""
-
-    def __init__(self, path, columns, step):
-        self.path, self.columns, self.rows = path, columns, []
-        if step and path.exists():
-            with open(path, newline='') as f:
-                self.rows = [r for r in csv.DictReader(f) if int(r['step']) <= step]
-
-    def add(self, row):
-        self.rows.append({c: f'{row[c]:.6g}' if isinstance(row.get(c), float) else row.get(c, '') for c in self.columns})
-        lines = [','.join(self.columns)] + [','.join(str(r.get(c, '')) for c in self.columns) for r in self.rows]
-        atomic_write(self.path, ('\n'.join(lines) + '\n').encode())
 
 
 # ---------------------------------------------------------------- the run
@@ -328,7 +273,7 @@ def train(args):
     simulation = SimulationConfig()
     columns = ['step', 'epoch', 'lr', 'loss', 'grad_norm'] + [f'{n}_{m}' for n in val_sets for m in ('mae', 'ssim', 'psnr', 'level')]
     columns += ['pictures_per_second', 'minutes']
-    log = Log(args.out / 'log.csv', columns, step) if main else None
+    log = Log(args.out / 'log.csv', columns, step, atomic_write) if main else None
     writer = None
     if main:
         from torch.utils.tensorboard import SummaryWriter
@@ -346,7 +291,7 @@ def train(args):
                                            ema=ema.state_dict() if ema else None, step=step, best=best, since_best=since_best,
                                            config=network.config.to_dict(), arguments={k: str(v) for k, v in vars(args).items()}))
 
-    began, mark, losses, norms, seen = time.time(), time.time(), [], [], 0
+    began, mark, losses, norms, seen, skipped = time.time(), time.time(), [], [], 0, 0
     minutes_before = float(log.rows[-1]['minutes']) if main and log.rows else 0.0
     batches = iter(loader)
     bar = tqdm(total=total, initial=step, disable=not (main and sys.stderr.isatty()), unit='step')
@@ -356,6 +301,9 @@ def train(args):
         step_loss = 0.0
         for micro in range(args.accumulate):
             batch = next(batches)
+            for error in batch['skipped']:
+                skipped += 1
+                tqdm.write(f'skipped: {error}', file=sys.stderr)
             image, residual, mask = expose_batch(batch, device, mixed(args.seed, 4, step, micro, rank), simulation)
             with autocast():
                 pred = model(image.to(memory_format=torch.channels_last))
@@ -391,7 +339,8 @@ def train(args):
                        pictures_per_second=seen / (time.time() - mark), minutes=minutes_before + minutes)
             if val_sets and (epoch % args.val_every == 0 or step == total):
                 averaged = ema.module if ema else network
-                figures = validate(averaged, val_sets, device, rank, world, args.batch_size, args.workers)
+                figures = validate(averaged, val_sets, device, args.batch_size, args.workers, rank, world)
+                network.train()
                 row.update({f'{n}_{m}': float(v) for n, f in figures.items() for m, v in f.items()})
                 score = float(np.mean([f['mae'] for f in figures.values()]))
                 since_best = 0 if score < best else since_best + 1
@@ -401,6 +350,7 @@ def train(args):
                 best = min(best, score)
                 if main:
                     writer.add_image('input, label, prediction', panel(averaged, val_sets.values(), device), step)
+                    network.train()
                     print(f'step {step}  loss {row["loss"]:.4f}  ' + '  '.join(f'{n} {f["mae"]:.4f}' for n, f in figures.items())
                           + f'  {row["minutes"]:.1f} min', flush=True)
             if main:
@@ -419,11 +369,13 @@ def train(args):
             save_last()
             break
     bar.close()
+    if skipped:
+        print(f'{skipped} samples could not be read and were skipped', file=sys.stderr)
     if main:
         if not val_sets:
             save_model(ema.module if ema else network, args.out / 'best.safetensors', args.model, dict(step=step))
         if log.rows:
-            draw_curves(log.path, args.out / 'curves.png')
+            draw_curves(log.rows, args.out / 'curves.png')
         writer.close()
     if world > 1:
         dist.destroy_process_group()

@@ -79,7 +79,7 @@ def test_photographs_are_simulated_on_the_fly(tmp_path, pairs):
     assert len(log_of(out)) == 1
 
 
-@pytest.mark.parametrize('flags', [['--amp', 'bf16'], ['--loss', 'l2', '--level-weight', 1, '--ema', 0], ['--accumulate', 2],
+@pytest.mark.parametrize('flags', [['--amp', 'bf16'], ['--loss', 'l2', '--level-weight', 1, '--ema', 0], ['--accumulate', 2], ['--ssim-weight', 0.1],
                                    ['--without', 'dwt'], ['--without', 'structure'], ['--without', 'lightness'], ['--head', 'residual']])
 def test_flags(tmp_path, pairs, flags):
     assert run(*pairs, '--out', tmp_path / 'out', '--epochs', 1, '--batch-size', 4, *TINY, *flags) == 0
@@ -87,7 +87,7 @@ def test_flags(tmp_path, pairs, flags):
 
 def test_training_learns(tmp_path, pairs):
     out = tmp_path / 'out'
-    assert run(*pairs, '--out', out, '--epochs', 40, '--val-every', 20, '--batch-size', 4, '--lr', 3e-3, '--warmup', 0, *TINY) == 0
+    assert run(*pairs, '--out', out, '--epochs', 20, '--val-every', 20, '--batch-size', 4, '--lr', 3e-3, '--warmup', 0, *TINY) == 0
     rows = log_of(out)
     assert float(rows[-1]['loss']) < 0.6 * float(rows[0]['loss'])
 
@@ -125,6 +125,37 @@ def test_faults_end_in_one_line(tmp_path, pairs, capsys):
     label = tmp_path / 'set/label/exposure_condition/s1_P1.npy'
     np.save(label, np.full((256, 256), np.nan, np.float32))
     assert 's1_P1.npy' in fault(capsys, *pairs, '--out', tmp_path / 'o', *common)
+
+
+def test_bad_samples_are_skipped_only_when_asked(tmp_path, pairs, capsys):
+    (tmp_path / 'set/IEA_img/s2_N1.png').write_bytes((tmp_path / 'set/IEA_img/s2_N1.png').read_bytes()[:200])
+    common = ['--data', tmp_path / 'set', '--train-csv', tmp_path / 'set/all.csv', '--out', tmp_path / 'o', '--epochs', 2, '--batch-size', 4, *TINY]
+    assert 's2_N1.png' in fault(capsys, *common)
+    assert run(*common, '--skip-bad') == 0
+    error = capsys.readouterr().err
+    assert 's2_N1.png' in error and '2 samples could not be read and were skipped' in error
+
+
+def test_paper_preset():
+    args = train_wavelet.get_args(['--photos', 'x', '--out', 'y', '--preset', 'paper'])
+    assert (args.optimizer, args.lr, args.schedule, args.batch_size, args.epochs, args.loss) == ('adam', 3e-5, 'step', 36, 30, 'l1')
+    rates = [train_wavelet.learning_rate(epoch * 100, 3000, 100, args) for epoch in range(30)]
+    assert np.allclose(rates, [3e-5] * 10 + [3e-6] * 10 + [3e-7] * 10)
+
+
+def test_ema_is_its_recurrence(tmp_path, pairs):
+    states, save = [], train_wavelet.save_training_state
+    train_wavelet.save_training_state = lambda path, state: (states.append({k: {n: t.clone() for n, t in state[k].items()}
+                                                                            for k in ('model', 'ema')}), save(path, state))
+    try:  # one step an epoch: every step's weights are seen
+        run(*pairs, '--out', tmp_path / 'o', '--epochs', 4, '--batch-size', 8, '--ema', 0.8, '--warmup', 0, *TINY)
+    finally:
+        train_wavelet.save_training_state = save
+    for name in states[0]['model']:
+        expected = states[0]['model'][name]  # the average starts as the weights after the first step
+        for s in states[1:]:
+            expected = 0.8 * expected + 0.2 * s['model'][name]
+        assert torch.allclose(states[-1]['ema'][f'module.{name}'], expected, atol=1e-6), name
 
 
 def test_non_finite_loss_names_step_and_pictures(tmp_path, pairs, capsys, monkeypatch):
