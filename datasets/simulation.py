@@ -8,7 +8,8 @@ inverse of a random camera curve, its clipped highlights are given light that th
     picture' = round(255 curve(E 2^(EV + field) white_balance + noise)), JPEG
 
 With EV 0, no field, no cast and no noise this returns the 8-bit picture exactly. All tensors are batched, every picture has its own curve,
-everything random comes from one torch.Generator on the CPU, and the arithmetic runs wherever the pictures are.
+everything random comes from one torch.Generator on the CPU (noise by the pixel from one on the GPU that it seeds), and the arithmetic runs
+wherever the pictures are.
 
 The order of magnitude of each knob: tone curves as measured over cameras by Grossberg and Nayar (CVPR 2003) and Debevec and
 Malik (SIGGRAPH 1997): display gamma 1.8 to 2.6 with a shoulder; sensor noise as shot plus read noise (Foi et al., TIP 2008).
@@ -99,10 +100,18 @@ def random_curve(n, config, generator):
                        uniform(n, (0.4, 0.6), generator), uniform(n, config.black, generator))
 
 
-def smooth_noise(n, size, cells, generator):
-    """(n, 1, H, W) smooth random map on about [-1, 1] made of ``cells`` x ``cells`` random numbers."""
-    coarse = torch.rand(n, 1, cells, cells, generator=generator) * 2 - 1
+def smooth_noise(n, size, cells, generator, device='cpu'):
+    """(n, 1, H, W) smooth random map on [-1, 1] made of ``cells`` x ``cells`` random numbers."""
+    coarse = (torch.rand(n, 1, cells, cells, generator=generator) * 2 - 1).to(device)
     return F.interpolate(coarse, size=size, mode='bicubic', align_corners=True).clamp(-1, 1)
+
+
+def on_device(generator, device):
+    """The generator for whole pictures of noise: the CPU's own, or one on the GPU seeded by it (a GPU would wait for the CPU's)."""
+    if device.type == 'cpu':
+        return generator
+    seed = torch.randint(2 ** 62, (1,), generator=generator).item()
+    return torch.Generator(device).manual_seed(seed)
 
 
 def exposure_field(pictures, generator):
@@ -111,29 +120,32 @@ def exposure_field(pictures, generator):
     Drawn per picture: smooth patches; a soft or hard edge across the picture (shade and sun, a window wall); a spot light or
     flash fall-off; vignette; and backlight or flat light, where the field follows the picture's own large-scale brightness.
     """
-    b, _, h, w = pictures.shape
-    y, x = torch.meshgrid(torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing='ij')
+    (b, _, h, w), device = pictures.shape, pictures.device
+
+    def draw(f, low_high):
+        return f(b, low_high, generator).to(device)
+    y, x = torch.meshgrid(torch.linspace(-1, 1, h, device=device), torch.linspace(-1, 1, w, device=device), indexing='ij')
     x, y = x[None, None], y[None, None]
-    patches = smooth_noise(b, (h, w), 4, generator) * 1.5
-    angle = uniform(b, (0, 2 * math.pi), generator)
-    edge = torch.tanh((x * angle.cos() + y * angle.sin() + uniform(b, (-.5, .5), generator)) * log_uniform(b, (1.0, 30.0), generator))
-    cx, cy, radius = uniform(b, (-.8, .8), generator), uniform(b, (-.8, .8), generator), uniform(b, (.3, 1.0), generator)
+    patches = smooth_noise(b, (h, w), 4, generator, device) * 1.5
+    angle = draw(uniform, (0, 2 * math.pi))
+    edge = torch.tanh((x * angle.cos() + y * angle.sin() + draw(uniform, (-.5, .5))) * draw(log_uniform, (1.0, 30.0)))
+    cx, cy, radius = draw(uniform, (-.8, .8)), draw(uniform, (-.8, .8)), draw(uniform, (.3, 1.0))
     spot = 2 * torch.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * radius ** 2)) - 1
     vignette = (1 - (x ** 2 + y ** 2)).expand(b, -1, -1, -1)
-    grey = pictures.mean(1, keepdim=True).cpu()
+    grey = pictures.mean(1, keepdim=True)
     coarse = F.interpolate(F.interpolate(grey, size=(12, 12), mode='bilinear', antialias=True), size=(h, w), mode='bicubic')
-    sign = torch.where(torch.rand(b, 1, 1, 1, generator=generator) < .8, 1.0, -1.0)
+    sign = torch.where(torch.rand(b, 1, 1, 1, generator=generator) < .8, 1.0, -1.0).to(device)
     own = sign * (coarse - coarse.mean((2, 3), keepdim=True)) * 3
     kinds = torch.stack((patches, edge, spot, vignette, own)).clamp(-1, 1)
     kind = torch.multinomial(torch.tensor([.25, .25, .15, .05, .3]), b, replacement=True, generator=generator)
-    return kinds[kind, torch.arange(b)].to(pictures.device)
+    return kinds[kind.to(device), torch.arange(b, device=device)]
 
 
 def add_headroom(light, picture, curve, stops, generator):
     """Give pixels that the 8-bit picture shows as clipped (254.5 or more) light beyond the white point: up to ``stops``, smooth."""
     b, _, h, w = picture.shape
-    amount = (smooth_noise(b, (h, w), 6, generator) + 1) / 2 * stops
-    return torch.where(picture >= 254.5 / 255, torch.maximum(light, curve.white) * torch.exp2(amount.to(light.device)), light)
+    amount = (smooth_noise(b, (h, w), 6, generator, picture.device) + 1) / 2 * torch.as_tensor(stops).to(picture.device)
+    return torch.where(picture >= 254.5 / 255, torch.maximum(light, curve.white) * torch.exp2(amount), light)
 
 
 def random_ev(n, config, generator):
@@ -143,7 +155,7 @@ def random_ev(n, config, generator):
     return torch.where((ev < low) | (ev > high), uniform(n, config.ev, generator), ev)
 
 
-def quantise(x, generator=None):
+def quantise(x):
     """Round to 8 bit; the result is on the levels k/255."""
     return (x * 255).round().clamp(0, 255) / 255
 
@@ -206,8 +218,8 @@ def scene_light(pictures, curve, generator, headroom=0.0, dither=True):
     noisy = pictures
     if dither:
         # Just under half a level, so that rounding still finds the level it came from.
-        noise = (torch.rand(pictures.shape, generator=generator) - 0.5) * 0.98 / 255
-        noisy = (pictures + noise.to(pictures.device)).clamp(0, 1)
+        noise = torch.rand(pictures.shape, generator=on_device(generator, pictures.device), device=pictures.device)
+        noisy = (pictures + (noise - 0.5) * 0.98 / 255).clamp(0, 1)
     return add_headroom(curve.to_light(noisy), pictures, curve, headroom, generator)
 
 
@@ -216,7 +228,7 @@ def simulate(pictures, generator, config=SimulationConfig()):
 
     Args:
         pictures: (B, 3, H, W) RGB on the levels k/255, the ideal references; the device decides where it runs.
-        generator: CPU torch.Generator; the same seed gives the same batch.
+        generator: CPU torch.Generator; the same seed gives the same batch on the same kind of device.
         config: ranges to draw from.
 
     Returns:
@@ -241,7 +253,7 @@ def simulate(pictures, generator, config=SimulationConfig()):
     stops = stops + cast - (cast * cast.new_tensor([.299, .587, .114])[None, :, None, None]).sum(1, keepdim=True)
     light = light * torch.exp2(stops)
     shot, read = (log_uniform(b, r, generator).to(device) for r in (config.shot, config.read))
-    grain = torch.randn(light.shape, generator=generator).to(device) * (shot * light + read ** 2).sqrt()
+    grain = torch.randn(light.shape, generator=on_device(generator, device), device=device) * (shot * light + read ** 2).sqrt()
     light = torch.where(choose(config.noise), (light + grain).clamp_min(0), light)
     image = quantise(curve.to_display(light))
     quality = uniform(b, config.jpeg_quality, generator)

@@ -187,3 +187,50 @@ def test_two_processes_equal_one(tmp_path, pairs):
     assert max((a[k] - b[k]).abs().max() for k in a) < 1e-5
     for r, s in zip(log_of(tmp_path / 'one'), log_of(tmp_path / 'two')):
         assert float(r['set_mae']) == pytest.approx(float(s['set_mae']), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path, pairs):
+    """SIGKILL at 20 random moments, half of them right while the state is being written."""
+    import random
+    import signal
+    import time
+    common = [*pairs, '--epochs', '30', '--batch-size', '4', '--val-every', '30', *TINY]
+    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    subprocess.run([sys.executable, str(ROOT / 'train_wavelet.py'), *common, '--out', str(tmp_path / 'whole')], check=True, env=env)
+    rng, out, kills = random.Random(0), tmp_path / 'parts', 0
+    while kills < 20:
+        run = subprocess.Popen([sys.executable, str(ROOT / 'train_wavelet.py'), *common, '--out', str(out), '--resume', 'auto'], env=env,
+                               stdout=subprocess.PIPE, text=True)
+        run.stdout.readline()  # it has started to train
+        if kills % 2:
+            deadline = time.time() + 20
+            while not list(out.glob('.last.pt.*.tmp')) and run.poll() is None and time.time() < deadline:
+                pass
+        else:
+            time.sleep(rng.uniform(0, 0.5))
+        if run.poll() is not None:
+            break  # done before it could be killed again
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        kills += 1
+        if (out / 'last.pt').exists():
+            load_training_state(out / 'last.pt')  # whole
+    subprocess.run([sys.executable, str(ROOT / 'train_wavelet.py'), *common, '--out', str(out), '--resume', 'auto'], check=True, env=env)
+    print(f'{kills} kills')
+    a, b = (load_training_state(tmp_path / n / 'last.pt') for n in ('whole', 'parts'))
+    assert a['step'] == b['step'] == 60
+    assert all(torch.equal(a['model'][k], b['model'][k]) for k in a['model'])
+    assert log_of(tmp_path / 'whole') == log_of(out)
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='needs resource limits')
+def test_full_disk_leaves_the_previous_checkpoint_whole(tmp_path, pairs):
+    common = [*pairs, '--batch-size', '4', '--out', str(tmp_path / 'o'), '--resume', 'auto', *TINY]
+    assert run(*common, '--epochs', 1) == 0
+    before = (tmp_path / 'o/last.pt').read_bytes()
+    limited = ('import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); import train_wavelet; '
+               f'resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) // 2},) * 2); sys.exit(train_wavelet.main(sys.argv[1:]))')
+    done = subprocess.run([sys.executable, '-c', limited, *common, '--epochs', '2'], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and 'File too large' in done.stderr and 'Traceback' not in done.stderr
+    assert (tmp_path / 'o/last.pt').read_bytes() == before and not list((tmp_path / 'o').glob('.*.tmp'))
