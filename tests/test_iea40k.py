@@ -22,7 +22,7 @@ def make_set(root, scenes=2, size=256, seed=0):
             Image.fromarray(img).save(root / f'IEA_img/s{s}_{name}.png')
             grey = [np.asarray(Image.fromarray(a).convert('L')).astype(np.int16) for a in (ref, img)]
             np.save(root / f'label/exposure_condition/s{s}_{name}.npy', grey[0] - grey[1])
-            lines.append(f's{s}_{name}.png,s{s}.png,{5 + s}')
+            lines.append(f's{s}_{name}.png,s{s}.png,{min(10, 5 + s)}')
     (root / 'all.csv').write_text('\n'.join(lines) + '\n')
     return root / 'all.csv'
 
