@@ -1,0 +1,331 @@
+"""Predictor: picture(s) in, full-size exposure maps out; any size, any batch, CPU or GPU.
+
+    predictor = Predictor()                        # checkpoints/p_ieanet.safetensors
+    result = predictor.predict('photo.jpg')        # a path or a PIL picture
+    result.residual, result.score, result.share_under, result.share_over
+
+The network sees the whole picture at a small working size, so that time and memory stay small at any size, everything
+global is seen at once, and there are no tiles that could leave seams. Its answer is brought to full size with the
+picture as the guide, for the residual's fine detail is the picture's own (residual = ideal grey - this grey):
+around each pixel the map is a linear function of the picture's grey, whose two coefficients are fitted on the small
+picture and upsampled (guided filter). Where the network predicts a gain and an offset, these are upsampled
+so, and the picture is subtracted at full size.
+
+    Guided filter: He, Sun, Tang, "Guided image filtering", TPAMI 2013; coefficients from the small picture:
+    He, Sun, "Fast guided filter", arXiv 1505.00996, 2015.
+"""
+
+import contextlib
+import os
+import queue
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from datasets.images import MAX_PIXELS, convert_image, read_image, resize_rgb
+from models.checkpoint import load_model
+from models.p_ieanet import apply_gain
+from models.released import ReleasedWaveletNet
+
+from .scoring import THRESHOLD, Scores, score_map
+
+DEFAULT_CHECKPOINT = Path(__file__).resolve().parent.parent / 'checkpoints' / 'p_ieanet.safetensors'
+MIN_SIDE, MULTIPLE = 32, 8
+STRIP = 1 << 15  # pixels per strip of the full-size arithmetic: its dozen temporaries stay in the processor's cache
+PRECISIONS = {'off': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+
+@dataclass(frozen=True)
+class ExposureMap:
+    """The result for one picture.
+
+    Attributes:
+        residual: (H, W) float32 on [-1, 1], (ideal grey - this grey) / 255, at the picture's size; + under, - over.
+        scores: its numbers; each is also reachable directly (`result.score`, `result.share_under` ...).
+    """
+
+    residual: np.ndarray
+    scores: Scores
+
+    def __getattr__(self, name):
+        if name in Scores.__dataclass_fields__:
+            return getattr(self.scores, name)
+        raise AttributeError(name)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A picture as the predictor needs it: small for the network, grey at full size."""
+
+    small: np.ndarray  # (h, w, 3) uint8
+    grey: np.ndarray  # (H, W) uint8
+
+
+def working_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """(height, width) that the network sees: the longer side about `size`, the aspect ratio kept.
+
+    Both are multiples of 8 and at least 32; so a strip of 20000 x 30 pixels is seen as `size` x 32.
+    """
+    scale = size / max(height, width)
+    return tuple(max(MIN_SIDE, round(side * scale / MULTIPLE) * MULTIPLE) for side in (height, width))
+
+
+class Predictor:
+    """Pictures in, exposure maps out.
+
+    Args:
+        checkpoint: weights that `models.checkpoint.load_model` reads; default: checkpoints/p_ieanet.safetensors.
+        device: 'auto' (a GPU when there is one), 'cpu', 'cuda', 'cuda:1' ...
+        size: the longer side of what the network sees.
+        upsample: how the network's maps come to full size. 'guided': by the guided filter, which keeps the picture's
+            edges. 'smooth': bilinear. Both bring gain and offset there, where the network predicts them, and
+            subtract at full size. 'bilinear': the residual itself, bilinear, as the authors' script does.
+            None: 'guided', but 'bilinear' for the authors' network.
+        radius, eps: of the guided filter, in pixels of the small picture and in squared grey on [0, 1]. None: 8 for
+            gain and offset, which are smooth, and 2 for a residual, which is not (measured on validation pictures).
+        precision: 'off' (fp32), 'bf16' or 'fp16' autocast.
+        compile: run the network through `torch.compile` (pays off for thousands of pictures).
+        threshold: |residual| from which a pixel counts as under- or over-exposed in the shares.
+        max_pixels: larger files are refused.
+        model: a network to use in place of a checkpoint: (B, 3, H, W) RGB in [0, 1] -> (B, 1, H, W).
+
+    Raises:
+        CheckpointError (a ValueError): the weights cannot be read; the message is one line with the file's name.
+        ValueError: an argument out of range, or a device that is not there.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | os.PathLike | None = None,
+        device: str | torch.device = 'auto',
+        size: int = 256,
+        upsample: str | None = None,
+        radius: int | None = None,
+        eps: float = 1e-5,
+        precision: str = 'off',
+        compile: bool = False,
+        threshold: float = THRESHOLD,
+        max_pixels: int = MAX_PIXELS,
+        model: torch.nn.Module | None = None,
+    ):
+        if size < MIN_SIDE:
+            raise ValueError(f'size must be at least {MIN_SIDE}, but is {size}')
+        if upsample not in (None, 'guided', 'smooth', 'bilinear'):
+            raise ValueError(f"upsample must be 'guided', 'smooth' or 'bilinear', but is {upsample!r}")
+        if precision not in PRECISIONS:
+            raise ValueError(f'precision must be one of {sorted(PRECISIONS)}, but is {precision!r}')
+        self.device = pick_device(device)
+        if model is None:
+            model = load_model(checkpoint or DEFAULT_CHECKPOINT, self.device)
+        self.model = model.to(self.device).eval()
+        released = isinstance(model, ReleasedWaveletNet)
+        self.square = released  # the authors' weights were trained on, and only make sense at, squares of 256
+        self.size = 256 if released else size
+        self.upsample = upsample or ('bilinear' if released else 'guided')
+        self.precision = PRECISIONS[precision]
+        self.threshold, self.max_pixels = threshold, max_pixels
+        config = getattr(model, 'config', None)
+        self.has_gain = hasattr(model, 'gain_and_offset') and getattr(config, 'head', 'gain') == 'gain'
+        self.has_gain = self.has_gain and self.upsample != 'bilinear'
+        self.radius, self.eps = radius or (8 if self.has_gain else 2), eps
+        self.network = self.model.gain_and_offset if self.has_gain else self.model
+        if compile:
+            self.network = torch.compile(self.network, dynamic=True)
+
+    def predict(self, picture: str | os.PathLike | Image.Image) -> ExposureMap:
+        """The map of one picture (a path, or a PIL picture of any mode).
+
+        Raises:
+            ImageError (a ValueError): the file cannot be read as a picture; one line with its name.
+        """
+        return self.predict_batch([picture])[0]
+
+    def predict_batch(self, pictures, batch_size: int = 16) -> list[ExposureMap]:
+        """The maps of a list of pictures of any sizes; those that the network sees at one size go through together."""
+        items = [self.prepare(self.read(picture)) for picture in pictures]
+        groups = {}
+        for place, item in enumerate(items):
+            groups.setdefault(item.small.shape, []).append(place)
+        results = [None] * len(items)
+        for places in groups.values():
+            for start in range(0, len(places), batch_size):
+                part = places[start : start + batch_size]
+                fields = self.fields([items[place].small for place in part])
+                for place, field in zip(part, fields):
+                    residual = self.finish(items[place], field)
+                    results[place] = ExposureMap(residual, score_map(residual, self.threshold))
+        return results
+
+    # The three steps, for pipelines that overlap them (make_heatmap.py). All may be called from several threads.
+
+    def read(self, picture: str | os.PathLike | Image.Image) -> Image.Image:
+        """A path or any PIL picture as 8-bit sRGB."""
+        return convert_image(picture) if isinstance(picture, Image.Image) else read_image(picture, self.max_pixels)
+
+    def prepare(self, picture: Image.Image) -> Prepared:
+        """Step 1: an RGB picture at the network's size, and its grey."""
+        width, height = picture.size
+        size = (self.size, self.size) if self.square else working_size(height, width, self.size)
+        return Prepared(np.asarray(resize_rgb(picture, size)), np.asarray(picture.convert('L')))
+
+    def fields(self, smalls: list[np.ndarray]) -> list[np.ndarray]:
+        """Step 2, the network: same-sized (h, w, 3) uint8 pictures to (C, h, w) float32 maps (gain and offset, or residual)."""
+        x = torch.from_numpy(np.stack(smalls)).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+        half = contextlib.nullcontext()
+        if self.precision is not None:
+            half = torch.autocast(self.device.type, self.precision)
+        with torch.inference_mode(), half:
+            y = self.network(x)
+            if self.has_gain:
+                y = torch.cat(y, dim=1)
+            y = y.float().cpu().numpy()
+        if not np.isfinite(y).all():
+            raise FloatingPointError('the network gave values that are not finite')
+        return list(y)
+
+    def finish(self, item: Prepared, field: np.ndarray) -> np.ndarray:
+        """Step 3: the network's maps of one picture at full size, (H, W) float32 residual on [-1, 1]."""
+        guided = self.upsample == 'guided'
+        maps, count = field, len(field)
+        if guided:
+            small_grey = cv2.cvtColor(item.small, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+            maps = guided_coefficients(small_grey, field, self.radius, self.eps)
+        residual = np.empty(item.grey.shape, np.float32)
+        for top, bottom, maps in upsampled_strips(maps, *item.grey.shape):
+            grey = item.grey[top:bottom].astype(np.float32)
+            grey *= 1 / 255
+            if guided:
+                maps[:count] *= grey
+                maps[:count] += maps[count:]
+            if self.has_gain:
+                residual[top:bottom] = apply_gain(*map(torch.from_numpy, (grey, maps[0], maps[1]))).numpy()
+            elif guided:
+                np.clip(maps[0], -grey, 1 - grey, out=residual[top:bottom])  # the ideal's grey is on [0, 1] too
+            else:
+                np.clip(maps[0], -1, 1, out=residual[top:bottom])
+        return residual
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """'auto' is a GPU when there is one. ValueError when the device is unknown or not there."""
+    if device == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', but is {device!r}") from error
+    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f'device {device} is not there: torch sees {torch.cuda.device_count()} CUDA devices')
+    return device
+
+
+def guided_coefficients(guide: np.ndarray, maps: np.ndarray, radius: int, eps: float) -> np.ndarray:
+    """a and b of the guided filter, such that map = a * guide + b around each pixel, edges of the guide kept.
+
+    Args:
+        guide: (h, w) float32.
+        maps: (C, h, w) float32.
+        radius: the windows are squares of 2 * radius + 1 pixels.
+        eps: variance of the guide below which a window counts as flat.
+
+    Returns:
+        (2C, h', w') float32: the C slopes, then the C offsets. They are smooth over the window, so from a radius of 8
+        on they are computed on a grid that is coarser by radius // 4: the same to the eye, and several times faster.
+    """
+    if (coarser := radius // 4) > 1:
+        radius = round(radius / coarser)
+        size = tuple(max(1, round(side / coarser)) for side in reversed(guide.shape))
+        guide = cv2.resize(guide, size, interpolation=cv2.INTER_AREA)
+        maps = [cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in maps]
+
+    def blur(plane):
+        return cv2.blur(plane, (2 * radius + 1, 2 * radius + 1))
+
+    mean_guide = blur(guide)
+    precision = 1 / (blur(guide * guide) - mean_guide * mean_guide + eps)
+    slopes, offsets = [], []
+    for plane in maps:
+        mean = blur(plane)
+        slope = (blur(plane * guide) - mean_guide * mean) * precision
+        slopes.append(blur(slope))
+        offsets.append(blur(mean - slope * mean_guide))
+    return np.stack(slopes + offsets)
+
+
+def upsampled_strips(maps: np.ndarray, height: int, width: int):
+    """Bilinear upsampling (pixel centres as in torch's align_corners=False) of (K, h, w) maps, strip by strip.
+
+    Yields (top, bottom, (K, bottom - top, width) float32), the last in a buffer that the next strip overwrites.
+    """
+    count, small = maps.shape[:2]
+    wide = np.stack([cv2.resize(plane, (width, small), interpolation=cv2.INTER_LINEAR) for plane in maps])
+    centre = np.clip((np.arange(height, dtype=np.float64) + 0.5) * small / height - 0.5, 0, small - 1)
+    above = centre.astype(np.int64)
+    weight = (centre - above).astype(np.float32)[:, None]
+    step = np.diff(wide, axis=1, append=wide[:, -1:])  # to the row below
+    rows = max(1, STRIP // width)
+    values, steps = np.empty((2, count, rows, width), np.float32)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        value, towards = values[:, : bottom - top], steps[:, : bottom - top]
+        np.take(wide, above[top:bottom], axis=1, out=value, mode='clip')
+        np.take(step, above[top:bottom], axis=1, out=towards, mode='clip')
+        towards *= weight[top:bottom]
+        value += towards
+        yield top, bottom, value
+
+
+class Batcher:
+    """Gathers small pictures from many threads into batches of one shape, for a GPU.
+
+    Each thread calls the batcher like `Predictor.fields` of one picture and waits; whatever has come meanwhile is
+    the next batch. So batches form by themselves and no thread ever waits for a batch to fill.
+    """
+
+    def __init__(self, predictor: Predictor, batch_size: int):
+        self.predictor, self.batch_size = predictor, batch_size
+        self.requests = queue.SimpleQueue()
+        self.thread = threading.Thread(target=self._work, name='network', daemon=True)
+        self.thread.start()
+
+    def __call__(self, small: np.ndarray) -> np.ndarray:
+        answer = Future()
+        self.requests.put((small, answer))
+        return answer.result()
+
+    def close(self) -> None:
+        self.requests.put(None)
+        self.thread.join()
+
+    def _work(self) -> None:
+        waiting, open_ = [], True
+        while open_ or waiting:
+            block = not waiting
+            while open_:
+                try:
+                    request = self.requests.get(block=block)
+                except queue.Empty:
+                    break
+                block = False
+                if request is None:
+                    open_ = False
+                else:
+                    waiting.append(request)
+            if not waiting:
+                continue
+            shape = waiting[0][0].shape
+            batch = [request for request in waiting if request[0].shape == shape][: self.batch_size]
+            taken = {id(request) for request in batch}
+            waiting = [request for request in waiting if id(request) not in taken]
+            try:
+                for (_, answer), field in zip(batch, self.predictor.fields([small for small, _ in batch])):
+                    answer.set_result(field)
+            except Exception as error:  # belongs to the callers, whatever it is
+                for _, answer in batch:
+                    answer.set_exception(error)

@@ -1,0 +1,462 @@
+"""Heat maps of exposure: red over-exposed, white ideal, blue under-exposed.
+
+    python make_heatmap.py                                  # the samples in img_to_pred/
+    python make_heatmap.py photo.jpg                        # writes photo_exposure.png beside it
+    python make_heatmap.py photos/ --recursive --out maps/ --csv scores.csv
+    find . -name '*.jpg' | python make_heatmap.py - --out maps/
+    torchrun --nproc-per-node 4 make_heatmap.py archive/ --recursive --out maps/ --csv scores.csv
+
+For each picture <name>_exposure.png, of exactly its size; with --save-npy <name>_exposure.npy, the residual itself
+(float32, (ideal grey - this grey) / 255, + under, - over); with --overlay A <name>_exposure_overlay.png. Once a run
+_exposure_legend.png, the scale in words. Where two pictures of a folder share a stem both keep their extension
+(a.jpg_exposure.png). Files with such names are never taken as input. With --out the folder tree is kept, from the
+common parent of all inputs downwards. Every file appears under a temporary name and is renamed when it is complete,
+so an interrupted run is continued with --skip-existing; that takes a heat map for done when it was made with the
+same weights and settings (they stand in the PNG).
+
+Exit code: 0 all done; 1 some pictures failed (listed at the end, the others are done); 2 a bad argument, or the one
+picture asked for cannot be read; 130 interrupted.
+"""
+
+import argparse
+import contextlib
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import queue
+import sys
+import threading
+import warnings
+from datetime import timedelta
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from datasets.images import IMAGE_EXTENSIONS, MAX_PIXELS, ImageError, read_image
+from exposure import heatmap
+from exposure.predictor import DEFAULT_CHECKPOINT, PRECISIONS, Batcher, Predictor
+from exposure.scoring import THRESHOLD, score_map
+
+SAMPLES = Path(__file__).resolve().parent / 'img_to_pred'
+OUTPUTS = ('_exposure.png', '_exposure_overlay.png', '_exposure_legend.png')
+COLUMNS = ('score', 'mean_residual', 'mean_abs_residual', 'share_under', 'share_over')
+SHOWN = 20  # up to so many pictures are also printed one by one
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One picture and the path of its outputs, less `_exposure.png` and the like."""
+
+    picture: str
+    target: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a worker needs to know beside the predictor."""
+
+    settings: dict  # what the maps depend on; stored in every PNG
+    range: float | str
+    table: np.ndarray
+    overlay: float | None
+    save_npy: bool
+    skip_existing: bool
+
+
+class PixelBudget:
+    """Bounds the memory: so many pixels may be in work at once, or one picture when it is larger than that."""
+
+    def __init__(self, limit: int):
+        self.limit, self.used, self.changed = limit, 0, threading.Condition()
+
+    def acquire(self, pixels: int) -> None:
+        with self.changed:
+            self.changed.wait_for(lambda: not self.used or self.used + pixels <= self.limit)
+            self.used += pixels
+
+    def release(self, pixels: int) -> None:
+        with self.changed:
+            self.used -= pixels
+            self.changed.notify_all()
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f'{self.prog}: {message}\n')
+
+
+def parse_args(argv):
+    parser = Parser(prog='make_heatmap.py', description='Heat maps of exposure: red over-exposed, white ideal, blue under-exposed.')
+    add = parser.add_argument
+    add('paths', nargs='*', metavar='PATH', help="pictures or folders, or '-' for a list of them on standard input")
+    add('--out', type=Path, metavar='DIR', help='write there, keeping the tree; default: beside each picture')
+    add('--recursive', action='store_true', help='sub-folders too')
+    add('--checkpoint', type=Path, default=DEFAULT_CHECKPOINT, metavar='F', help='weights')
+    add('--device', default='auto', help='auto, cpu, cuda, cuda:N')
+    add('--batch-size', type=int, metavar='N', help='pictures per call of the network; default: 16 on a GPU, else 1')
+    add('--size', type=int, default=256, metavar='N', help='longer side of what the network sees; default: 256')
+    add('--amp', choices=PRECISIONS, default='off', help='half precision of the network')
+    add('--range', default=heatmap.DEFAULT_RANGE, metavar='R|auto',
+        help='residual of the end colours, default 0.5; auto stretches each picture to its own range')
+    add('--colormap', default='bwr', metavar='NAME', help="bwr, or one of matplotlib's")
+    add('--overlay', type=float, metavar='A', help='also lay the map over the picture, with opacity A in (0, 1]')
+    add('--save-npy', action='store_true', help='also write the residual itself, float32')
+    add('--threshold', type=float, default=THRESHOLD, metavar='T',
+        help=f'|residual| from which a pixel counts in share_under and share_over, default {THRESHOLD}')
+    add('--csv', type=Path, metavar='F', help='write the scores of all pictures')
+    add('--json', type=Path, metavar='F', help='the same as JSON, with settings and failures')
+    add('--skip-existing', action='store_true', help='leave out what was made before with the same settings')
+    add('--max-pixels', type=int, default=MAX_PIXELS, metavar='N', help=f'refuse larger files, default {MAX_PIXELS}')
+    add('--workers', type=int, metavar='N', help='threads; default: one per processor')
+    args = parser.parse_args(argv)
+    for name in ('batch_size', 'max_pixels', 'workers'):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f'argument --{name.replace("_", "-")}: must be at least 1, but is {getattr(args, name)}')
+    if args.overlay is not None and not 0 < args.overlay <= 1:
+        parser.error(f'argument --overlay: must be in (0, 1], but is {args.overlay}')
+    if not 0 < args.threshold < 1:
+        parser.error(f'argument --threshold: must be in (0, 1), but is {args.threshold}')
+    try:
+        args.range = heatmap.check_range(args.range)
+    except ValueError as error:
+        parser.error(f'argument --range: {error}, but is {args.range!r}')
+    if args.out is not None and args.out.exists() and not args.out.is_dir():
+        parser.error(f'argument --out: {args.out} is not a folder')
+    return args, parser
+
+
+def list_inputs(paths: list[str], recursive: bool) -> tuple[list[Path], list[Path], int]:
+    """All pictures in order without repetition, the roots they came from, and how many of our own outputs we passed.
+
+    Raises:
+        ValueError: a path on the command line that is not there.
+    """
+    wanted = []
+    for path in paths:
+        if path == '-':
+            lines = sys.stdin.buffer.read().splitlines()
+            wanted += [Path(os.fsdecode(line)) for line in lines if line.strip()]
+        elif not os.path.lexists(path):
+            raise ValueError(f'{path}: no such file or folder')
+        else:
+            wanted.append(Path(path))
+    found, roots, own = {}, [], 0
+    for path in wanted:
+        folder = path.is_dir()
+        roots.append(path if folder else path.parent)
+        for picture in walk(path, recursive) if folder else [path]:
+            if picture.name.endswith(OUTPUTS):
+                own += 1
+            else:
+                found.setdefault(os.path.abspath(picture), picture)
+    return list(found.values()), roots, own
+
+
+def walk(folder: Path, recursive: bool):
+    """The pictures in a folder by extension, sorted; hidden files and folders are left out."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith('.')) if recursive else []
+        for name in sorted(files):
+            if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS and not name.startswith('.'):
+                yield Path(parent, name)
+
+
+def plan(pictures: list[Path], roots: list[Path], out: Path | None) -> list[Job]:
+    """Where each picture's outputs go; no two pictures share a name."""
+    base = os.path.commonpath([os.path.abspath(root) for root in roots]) if out is not None else None
+    targets = []
+    for picture in pictures:
+        folder = picture.parent
+        if out is not None:
+            folder = out / os.path.relpath(os.path.abspath(folder), base)
+        targets.append(folder / picture.stem)
+    # Compared without case, for file systems that do not tell a.png from A.png.
+    counts = {}
+    for target in targets:
+        counts[str(target).casefold()] = counts.get(str(target).casefold(), 0) + 1
+    return [
+        Job(str(picture), str(target if counts[str(target).casefold()] == 1 else target.with_name(picture.name)))
+        for picture, target in zip(pictures, targets)
+    ]
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """All or nothing: under a temporary name in the same folder first.
+
+    The temporary name follows from the final one and is short: a run that continues a killed one writes over what
+    that left behind, and a picture whose name is just not too long is not made too long.
+    """
+    temporary = path.with_name('.' + hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16] + '.exposure.tmp')
+    try:
+        temporary.unlink(missing_ok=True)
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error  # with the name that the user knows
+
+
+def finished(job: Job, options: Options) -> dict | None:
+    """The scores of a picture whose outputs are all there already, made with these settings; else None."""
+    stored = [(Path(job.target + '_exposure.png'), options.settings)]
+    if options.overlay is not None:
+        stored.append((Path(job.target + '_exposure_overlay.png'), overlay_settings(options)))
+    rows = []
+    for path, settings in stored:
+        try:
+            text = json.loads(heatmap.read_text(path) or '{}')
+        except json.JSONDecodeError:
+            return None
+        if text.get('settings') != settings:
+            return None
+        rows.append(text['picture'])
+    if options.save_npy and not Path(job.target + '_exposure.npy').exists():
+        return None
+    return rows[0]
+
+
+def overlay_settings(options: Options) -> dict:
+    return {**options.settings, 'overlay': options.overlay}
+
+
+def draw(job: Job, predictor: Predictor, network, options: Options, budget: PixelBudget) -> dict:
+    """One picture, from file to files. Returns its scores.
+
+    Raises:
+        ImageError: it cannot be read. OSError: the result cannot be written.
+    """
+    if options.skip_existing and (row := finished(job, options)) is not None:
+        return row
+    held = []
+
+    def reserve(pixels):
+        budget.acquire(pixels)
+        held.append(pixels)
+
+    try:
+        item = predictor.prepare(read_image(job.picture, predictor.max_pixels, reserve))
+        residual = predictor.finish(item, network(item.small))
+        scores = dataclasses.asdict(score_map(residual, predictor.threshold))
+        row = {'width': residual.shape[1], 'height': residual.shape[0]}
+        row.update((name, round(scores[name], 6)) for name in COLUMNS)
+        index = heatmap.to_index(residual, options.range)
+        text = json.dumps({'settings': options.settings, 'picture': row})
+        os.makedirs(os.path.dirname(job.target) or '.', exist_ok=True)
+        if options.save_npy:
+            data = io.BytesIO()
+            np.save(data, residual)
+            atomic_write(Path(job.target + '_exposure.npy'), data.getbuffer())
+        del residual
+        if options.overlay is not None:
+            pixels = heatmap.overlay(item.grey, index, options.table, options.overlay)
+            overlay_text = json.dumps({'settings': overlay_settings(options), 'picture': row})
+            atomic_write(Path(job.target + '_exposure_overlay.png'), heatmap.encode_overlay(pixels, overlay_text))
+        # The heat map comes last: where it is, the rest is.
+        atomic_write(Path(job.target + '_exposure.png'), heatmap.encode_png(index, options.table, text))
+        return row
+    finally:
+        budget.release(sum(held))
+
+
+def run(jobs: list[Job], predictor: Predictor, options: Options, workers: int, batch_size: int, quiet: bool):
+    """All pictures through a few threads. Returns ([row or None], [reason or None]), in the order of the jobs.
+
+    Each thread takes a picture from file to files, so the pictures in memory are as many as the threads, and
+    decoding, network and encoding of different pictures overlap: all three let go of Python's lock. On a CPU each
+    thread runs the network by itself, on one core; for a GPU the threads' pictures are gathered into batches.
+    """
+    rows, reasons = [None] * len(jobs), [None] * len(jobs)
+    todo, done, stop = iter(range(len(jobs))), queue.SimpleQueue(), threading.Event()
+    lock = threading.Lock()
+    budget = PixelBudget(max(64_000_000, 16_000_000 * workers))
+    batcher = Batcher(predictor, batch_size) if batch_size > 1 else None
+    network = batcher or (lambda small: predictor.fields([small])[0])
+
+    def work():
+        while not stop.is_set():
+            with lock:
+                place = next(todo, None)
+            if place is None:
+                break
+            job = jobs[place]
+            try:
+                rows[place] = draw(job, predictor, network, options, budget)
+            except ImageError as error:
+                reasons[place] = str(error)
+            except OSError as error:
+                reasons[place] = f'{job.picture}: cannot write {error.filename} ({error.strerror or error})'
+            except MemoryError:
+                reasons[place] = f'{job.picture}: not enough memory'
+            except Exception as error:  # one picture's trouble, whatever it is, must not end the others' work
+                message = ' '.join(str(error).split())
+                reasons[place] = f'{job.picture}: unexpected {type(error).__name__}: {message}'
+            done.put(place)
+        done.put(None)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(workers, len(jobs)))]
+    bar = tqdm(total=len(jobs), unit='picture', disable=quiet or None, smoothing=0.05)
+    for thread in threads:
+        thread.start()
+    try:
+        alive = len(threads)
+        while alive:
+            if done.get() is None:
+                alive -= 1
+            else:
+                bar.update()
+    finally:  # also on Ctrl-C: let each thread finish its picture
+        stop.set()
+        for thread in threads:
+            thread.join()
+        if batcher is not None:
+            batcher.close()
+        bar.close()
+    return rows, reasons
+
+
+def write_tables(args, jobs: list[Job], rows: list, reasons: list, settings: dict) -> None:
+    table = [
+        {'picture': job.picture, 'heatmap': job.target + '_exposure.png', **row}
+        for job, row in zip(jobs, rows)
+        if row is not None
+    ]
+    if args.csv is not None:
+        text = io.StringIO(newline='')
+        writer = csv.DictWriter(text, ('picture', 'heatmap', 'width', 'height', *COLUMNS), lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(table)
+        atomic_write(args.csv, os.fsencode(text.getvalue()) if os.name != 'nt' else text.getvalue().encode())
+    if args.json is not None:
+        failures = [{'picture': job.picture, 'reason': why} for job, why in zip(jobs, reasons) if why is not None]
+        content = {'settings': settings, 'pictures': table, 'failures': failures}
+        atomic_write(args.json, (json.dumps(content, indent=1) + '\n').encode())
+
+
+def report(jobs: list[Job], rows: list, reasons: list, own: int) -> None:
+    done = [(job, row) for job, row in zip(jobs, rows) if row is not None]
+    if len(jobs) <= SHOWN:
+        for job, row in done:
+            print(f'{job.target}_exposure.png  score {row["score"]:.2f}  mean residual {row["mean_residual"]:+.3f}'
+                  f'  under {row["share_under"]:.0%}  over {row["share_over"]:.0%}')
+    if own:
+        print(f'left out {own} files that are named like heat maps (*_exposure*.png)', file=sys.stderr)
+    failures = [why for why in reasons if why is not None]
+    print(f'{len(done)} of {len(jobs)} pictures done', file=sys.stderr)
+    if failures:
+        print(f'{len(failures)} failed:', *failures, sep='\n  ', file=sys.stderr)
+
+
+def join_processes():
+    """(rank, world size, torch.distributed or None): under torchrun the processes share the pictures among them."""
+    rank, world = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+    if world == 1:
+        return 0, 1, None
+    if 'MASTER_ADDR' not in os.environ:
+        raise ValueError('RANK and WORLD_SIZE are set without MASTER_ADDR: start several processes with torchrun')
+    import torch.distributed as dist
+
+    # Processes wait for each other only at the end, and then as long as the slowest takes.
+    dist.init_process_group('gloo', timeout=timedelta(days=30))
+    return rank, world, dist
+
+
+def main(argv=None) -> int:
+    args, parser = parse_args(argv)
+    warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # our own limit reports those
+    local_rank = int(os.environ.get('LOCAL_RANK', 0))
+    if args.device == 'auto' and torch.cuda.is_available():
+        args.device = f'cuda:{local_rank % torch.cuda.device_count()}'
+    try:
+        table = heatmap.color_table(args.colormap)
+        predictor = Predictor(
+            args.checkpoint,
+            args.device,
+            args.size,
+            precision=args.amp,
+            threshold=args.threshold,
+            max_pixels=args.max_pixels,
+        )
+        rank, world, dist = join_processes()
+        plans = [None]
+        if rank == 0:  # one listing for all: standard input can be read only once
+            pictures, roots, own = list_inputs(args.paths or [str(SAMPLES)], args.recursive)
+            if not pictures and not own:
+                where = ', '.join(args.paths) or str(SAMPLES)
+                hint = '' if args.recursive else '; --recursive looks into sub-folders'
+                raise ValueError(f'no pictures in {where} ({", ".join(sorted(IMAGE_EXTENSIONS))}{hint})')
+            plans = [(plan(pictures, roots, args.out), common_folder(roots), own)]
+            for path in (args.csv, args.json):
+                if path is not None:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+        if dist is not None:
+            dist.broadcast_object_list(plans)
+    except (ValueError, OSError, ImportError) as error:
+        parser.error(' '.join(str(error).split()))
+    jobs, folder, own = plans[0]
+
+    on_gpu = predictor.device.type == 'cuda'
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    cores = max(1, cores // int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
+    workers = args.workers or (2 * cores if on_gpu else cores)
+    batch_size = args.batch_size or (16 if on_gpu else 1)
+    # One thread per picture beats many threads on one, and makes the result independent of their number.
+    torch.set_num_threads(1 if batch_size == 1 or on_gpu else workers)
+    cv2.setNumThreads(1)
+
+    settings = {
+        'weights': hashlib.sha256(args.checkpoint.read_bytes()).hexdigest()[:16],
+        'size': predictor.size,
+        'amp': args.amp,
+        'range': args.range,
+        'colormap': args.colormap,
+        'threshold': args.threshold,
+    }
+    options = Options(settings, args.range, table, args.overlay, args.save_npy, args.skip_existing)
+    mine = jobs[rank::world]
+    try:
+        rows, reasons = run(mine, predictor, options, workers, batch_size, quiet=rank > 0)
+    except KeyboardInterrupt:
+        print('interrupted; the same command with --skip-existing continues', file=sys.stderr)
+        return 130
+    if dist is not None:
+        parts = [None] * world if rank == 0 else None
+        dist.gather_object((rows, reasons), parts)
+        dist.destroy_process_group()
+        if rank > 0:
+            return 0  # the first process answers for all
+        rows, reasons = [None] * len(jobs), [None] * len(jobs)
+        for other, (part_rows, part_reasons) in enumerate(parts):
+            rows[other::world], reasons[other::world] = part_rows, part_reasons
+    try:
+        if any(row is not None for row in rows):
+            legend = io.BytesIO()
+            heatmap.legend(table, args.range).save(legend, 'PNG')
+            atomic_write((args.out or folder) / '_exposure_legend.png', legend.getvalue())
+        write_tables(args, jobs, rows, reasons, settings)
+    except OSError as error:
+        report(jobs, rows, reasons, own)
+        print(f'cannot write {error.filename} ({error.strerror or error})', file=sys.stderr)
+        return 1
+    report(jobs, rows, reasons, own)
+    if not any(reasons):
+        return 0
+    return 2 if args.paths == [jobs[0].picture] else 1
+
+
+def common_folder(roots: list[Path]) -> Path:
+    """Where the legend goes when there is no --out: the common parent of all inputs."""
+    if len(roots) == 1:
+        return roots[0]
+    return Path(os.path.commonpath([os.path.abspath(root) for root in roots]))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,461 @@
+"""make_heatmap.py from the command line's side: every picture gets its map or its line, and nothing is half done."""
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import make_heatmap
+from exposure import Predictor, heatmap
+from models import PIEANet, PIEANetConfig, save_model
+
+SCRIPT = Path(make_heatmap.__file__).resolve()
+TINY = dict(levels=2, width=8, depth=1, context=1, structure_widths=(4, 8), token_width=8, heads=2, grid=4,
+            structure_grid=4, kernels=(3,))
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+    """A small untrained network whose maps are not flat."""
+    torch.manual_seed(0)
+    model = PIEANet(PIEANetConfig(**TINY))
+    with torch.no_grad():
+        model.head[-1].weight.normal_(std=0.5)
+        model.level[-1].weight.normal_(std=0.5)
+    path = tmp_path_factory.mktemp('weights') / 'tiny.safetensors'
+    save_model(model, path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def keep_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def photo(height=60, width=90, seed=0):
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def save(path, picture=None, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (picture or photo()).save(path, **options)
+    return path
+
+
+def call(weights, *arguments):
+    return make_heatmap.main(['--checkpoint', str(weights), '--device', 'cpu', *map(str, arguments)])
+
+
+def command(weights, *arguments):
+    return [sys.executable, str(SCRIPT), '--checkpoint', str(weights), '--device', 'cpu', *map(str, arguments)]
+
+
+def tree(folder):
+    """All files below a folder and their bytes, hidden ones too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob('*')) if path.is_file()}
+
+
+def scale(path):
+    """A heat map's colours as numbers on [-1, 1]: -1 the under-exposed end."""
+    return (np.asarray(Image.open(path)).astype(float) - heatmap.ZERO) / 127
+
+
+def test_beside_the_picture_at_its_size(tmp_path, weights, capsys):
+    names = ['a.png', 'b.jpg', 'sub/c.png']
+    for seed, name in enumerate(names):
+        save(tmp_path / name, photo(50 + seed, 80 - seed, seed))
+    assert call(weights, tmp_path) == 0
+    assert sorted(tree(tmp_path)) == ['_exposure_legend.png', 'a.png', 'a_exposure.png', 'b.jpg', 'b_exposure.png', 'sub/c.png']
+    with Image.open(tmp_path / 'a_exposure.png') as picture:
+        assert picture.mode == 'P' and picture.size == (80, 50)
+    assert 'a_exposure.png' in capsys.readouterr().out
+    assert call(weights, tmp_path, '--recursive') == 0
+    assert (tmp_path / 'sub' / 'c_exposure.png').exists()
+
+
+def test_colours_are_the_predictors(tmp_path, weights):
+    save(tmp_path / 'a.png')
+    assert call(weights, tmp_path / 'a.png', '--save-npy', '--range', 0.3, '--colormap', 'RdBu_r') == 0
+    residual = Predictor(weights, 'cpu').predict(tmp_path / 'a.png').residual
+    stored = np.load(tmp_path / 'a_exposure.npy')
+    assert stored.dtype == np.float32 and np.abs(stored - residual).max() < 1e-5
+    assert np.abs(scale(tmp_path / 'a_exposure.png') - np.clip(-residual / 0.3, -1, 1)).max() <= 1 / 127
+    table = np.array(Image.open(tmp_path / 'a_exposure.png').getpalette()).reshape(-1, 3)
+    assert (table == heatmap.color_table('RdBu_r')).all()
+
+
+def test_same_stems_keep_their_extension(tmp_path, weights):
+    for name in ('a.png', 'a.jpg', 'b.png', 'deep/a.png'):
+        save(tmp_path / name)
+    assert call(weights, tmp_path, '--recursive') == 0
+    for name in ('a.png_exposure.png', 'a.jpg_exposure.png', 'b_exposure.png', 'deep/a_exposure.png'):
+        assert (tmp_path / name).exists(), name
+
+
+def test_own_outputs_are_never_read(tmp_path, weights, capsys):
+    save(tmp_path / 'a.png')
+    assert call(weights, tmp_path, '--overlay', 0.5) == 0
+    before = tree(tmp_path)
+    assert call(weights, tmp_path, '--overlay', 0.5) == 0
+    assert tree(tmp_path) == before
+    assert 'left out 3 files' in capsys.readouterr().err
+    assert call(weights, *sorted(tmp_path.glob('*.png')), '--overlay', 0.5) == 0  # as the shell expands *.png
+    assert tree(tmp_path) == before
+
+
+def test_out_keeps_the_tree_and_leaves_the_input_alone(tmp_path, weights):
+    for name in ('x/a.png', 'y/a.png', 'y/z/a.png', 'y/.hidden/h.png', 'y/.h.png'):
+        save(tmp_path / 'in' / name)
+    before = tree(tmp_path / 'in')
+    assert call(weights, tmp_path / 'in', '--recursive', '--out', tmp_path / 'one') == 0
+    wanted = ['_exposure_legend.png', 'x/a_exposure.png', 'y/a_exposure.png', 'y/z/a_exposure.png']
+    assert sorted(tree(tmp_path / 'one')) == wanted
+    two = [tmp_path / 'in' / 'x', tmp_path / 'in' / 'y']
+    assert call(weights, *two, '--recursive', '--out', tmp_path / 'two') == 0
+    assert tree(tmp_path / 'two') == tree(tmp_path / 'one')
+    assert tree(tmp_path / 'in') == before
+    files = [tmp_path / 'in' / 'x' / 'a.png', tmp_path / 'in' / 'y' / 'a.png', tmp_path / 'in' / 'x' / '..' / 'x' / 'a.png']
+    assert call(weights, *files, '--out', tmp_path / 'three') == 0
+    assert sorted(tree(tmp_path / 'three')) == ['_exposure_legend.png', 'x/a_exposure.png', 'y/a_exposure.png']
+
+
+def test_tables(tmp_path, weights):
+    for seed, name in enumerate(('b.png', 'a, "quoted".png', 'ü.png')):
+        save(tmp_path / 'in' / name, photo(40, 60 + seed, seed))
+    (tmp_path / 'in' / 'bad.jpg').write_text('no picture')
+    tables = tmp_path / 'tables' / 's.csv', tmp_path / 'tables' / 's.json'
+    assert call(weights, tmp_path / 'in', '--csv', tables[0], '--json', tables[1], '--threshold', 0.05) == 1
+    with tables[0].open(newline='', encoding='utf-8') as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row['picture']).name for row in rows] == ['a, "quoted".png', 'b.png', 'ü.png']
+    predictor = Predictor(weights, 'cpu', threshold=0.05)
+    for row in rows:
+        result = predictor.predict(row['picture'])
+        assert (int(row['height']), int(row['width'])) == result.residual.shape
+        assert Path(row['heatmap']).exists()
+        for name in make_heatmap.COLUMNS:
+            assert float(row[name]) == pytest.approx(getattr(result, name), abs=2e-5)
+    content = json.loads(tables[1].read_text())
+    assert len(content['pictures']) == 3 and content['settings']['threshold'] == 0.05
+    assert content['failures'][0]['picture'].endswith('bad.jpg') and 'bad.jpg' in content['failures'][0]['reason']
+
+
+def test_bad_arguments_are_one_line_and_exit_2(tmp_path, weights, capsys):
+    picture = save(tmp_path / 'a.png')
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'text.safetensors').write_text('no weights')
+    options = [('--range', 0), ('--range', 'wide'), ('--overlay', 2), ('--workers', 0), ('--batch-size', -1),
+               ('--threshold', 1), ('--colormap', 'mud'), ('--out', picture), ('--max-pixels', 'many'), ('--device', 'abacus'),
+               ('--colour', 'red')]
+    cases = [((tmp_path / 'missing.jpg',), 'missing.jpg'), ((tmp_path / 'empty',), 'no pictures'), ((picture, '--size', 8), 'size')]
+    cases += [((picture, *option), str(option[1] if option[0] in ('--colormap', '--device') else option[0])) for option in options]
+    for arguments, word in cases:
+        with pytest.raises(SystemExit) as caught:
+            call(weights, *arguments)
+        assert caught.value.code == 2
+        error = capsys.readouterr().err
+        assert word in error and error.count('\n') == 1, error
+    for file in ('text.safetensors', 'nowhere.safetensors'):
+        with pytest.raises(SystemExit) as caught:
+            call(tmp_path / file, picture)
+        error = capsys.readouterr().err
+        assert caught.value.code == 2 and file in error and error.count('\n') == 1
+    (tmp_path / 'text.jpg').write_text('no picture')
+    assert call(weights, tmp_path / 'text.jpg') == 2
+    assert 'text.jpg' in capsys.readouterr().err
+    assert sorted(tree(tmp_path)) == ['a.png', 'text.jpg', 'text.safetensors']
+
+
+def test_bad_pictures_are_listed_and_the_rest_is_done(tmp_path, weights, capsys):
+    data = io.BytesIO()
+    photo().save(data, 'JPEG')
+    for index in range(5):
+        save(tmp_path / f'good{index}.png', photo(seed=index))
+    (tmp_path / 'truncated.jpg').write_bytes(data.getvalue()[:-300])
+    (tmp_path / 'empty.png').write_bytes(b'')
+    (tmp_path / 'text.jpg').write_text('no picture')
+    (tmp_path / 'folder.jpg').mkdir()
+    (tmp_path / 'dangling.jpg').symlink_to(tmp_path / 'nowhere.jpg')
+    (tmp_path / 'good0_exposure.png').mkdir()  # a folder where the heat map should go
+    assert call(weights, tmp_path) == 1
+    error = capsys.readouterr().err
+    assert '4 of 9 pictures done' in error and '5 failed' in error
+    for name in ('truncated.jpg', 'empty.png', 'text.jpg', 'dangling.jpg', 'good0'):
+        assert sum(name in line for line in error.splitlines()) == 1, name
+    made = sorted(name for name in tree(tmp_path) if name.endswith('_exposure.png'))
+    assert made == [f'good{index}_exposure.png' for index in range(1, 5)]
+    assert not [name for name in tree(tmp_path) if name.endswith('.tmp')]
+
+
+def test_skip_existing(tmp_path, weights, monkeypatch):
+    for index in range(4):
+        save(tmp_path / 'in' / f'{index}.png', photo(seed=index))
+    arguments = [tmp_path / 'in', '--out', tmp_path / 'out', '--csv', tmp_path / 'out' / 's.csv', '--overlay', 0.5, '--save-npy']
+    assert call(weights, *arguments) == 0
+    complete = tree(tmp_path / 'out')
+    read = []
+    monkeypatch.setattr(make_heatmap, 'read_image', lambda path, *rest: read.append(Path(path).name) or real(path, *rest))
+    real = sys.modules['datasets.images'].read_image
+    assert call(weights, *arguments, '--skip-existing') == 0
+    assert read == [] and tree(tmp_path / 'out') == complete  # the table too: the scores stand in the heat maps
+    (tmp_path / 'out' / '0_exposure.png').unlink()
+    (tmp_path / 'out' / '1_exposure.npy').unlink()
+    (tmp_path / 'out' / '2_exposure_overlay.png').write_bytes(complete['2_exposure_overlay.png'][:100])
+    assert call(weights, *arguments, '--skip-existing') == 0
+    assert sorted(read) == ['0.png', '1.png', '2.png'] and tree(tmp_path / 'out') == complete
+    read.clear()
+    assert call(weights, *arguments, '--skip-existing', '--range', 0.25) == 0  # other settings: not what was asked for
+    assert len(read) == 4
+    read.clear()
+    assert call(weights, *arguments) == 0
+    assert len(read) == 4 and tree(tmp_path / 'out') == complete
+
+
+@pytest.mark.parametrize('workers, batch_size', [(1, 1), (3, 1), (3, 4)])
+def test_same_files_whatever_the_threads(tmp_path, weights, workers, batch_size):
+    for index in range(7):
+        save(tmp_path / 'in' / f'{index}.png', photo(40 + 30 * (index % 2), 60, index))
+    call(weights, tmp_path / 'in', '--out', tmp_path / 'a', '--workers', 2)
+    call(weights, tmp_path / 'in', '--out', tmp_path / 'b', '--workers', workers, '--batch-size', batch_size)
+    if batch_size == 1:
+        assert tree(tmp_path / 'a') == tree(tmp_path / 'b')
+    for path in sorted((tmp_path / 'a').glob('?_exposure.png')):
+        assert np.abs(scale(path) - scale(tmp_path / 'b' / path.name)).max() <= 1 / 127 + 1e-9
+
+
+def test_default_is_the_samples(tmp_path, weights, monkeypatch):
+    save(tmp_path / 'img_to_pred' / 'a.png')
+    monkeypatch.setattr(make_heatmap, 'SAMPLES', tmp_path / 'img_to_pred')
+    assert call(weights) == 0
+    assert (tmp_path / 'img_to_pred' / 'a_exposure.png').exists()
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path, weights, monkeypatch, capsys):
+    save(tmp_path / 'a.png')
+    save(tmp_path / 'b.png')
+    real = Path.write_bytes
+
+    def write_bytes(self, data):
+        if len(data) > 2000 and self.name.endswith('.tmp') and not getattr(write_bytes, 'failed', False):
+            write_bytes.failed = True
+            real(self, bytes(data)[:100])
+            raise OSError(28, 'No space left on device', str(self))
+        return real(self, data)
+
+    monkeypatch.setattr(Path, 'write_bytes', write_bytes)
+    assert call(weights, tmp_path, '--workers', 1) == 1
+    assert 'No space left' in capsys.readouterr().err
+    assert sorted(tree(tmp_path)) == ['_exposure_legend.png', 'a.png', 'b.png', 'b_exposure.png']
+
+
+def test_pixel_budget():
+    budget = make_heatmap.PixelBudget(10)
+    budget.acquire(25)  # larger than the budget: alone
+    budget.release(25)
+    budget.acquire(6)
+    budget.acquire(4)
+    assert budget.used == 10
+    budget.release(6)
+    budget.acquire(5)
+    assert budget.used == 9
+
+
+def run_script(weights, *arguments, **options):
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    return subprocess.run(command(weights, *arguments), capture_output=True, env=environment, timeout=120, **options)
+
+
+@pytest.mark.slow
+def test_list_on_standard_input_from_another_folder(tmp_path, weights):
+    names = ['a.png', 'sub/ü 写真.png', 'sub/line.png']
+    for name in names:
+        save(tmp_path / name)
+    lines = '\n'.join([*names, 'missing.png', '']).encode()
+    result = run_script(weights, '-', '--out', 'maps', input=lines, cwd=tmp_path)
+    assert result.returncode == 1 and b'missing.png: no such file' in result.stderr and b'3 of 4' in result.stderr
+    assert len(list((tmp_path / 'maps').rglob('*_exposure.png'))) == 3
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path, weights):
+    pytest.importorskip('torch.distributed')
+    for index in range(9):
+        save(tmp_path / 'in' / f'{index}.png', photo(40 + index, 60, index))
+    (tmp_path / 'in' / 'bad.jpg').write_text('no picture')
+    tail = ['--save-npy', '--checkpoint', str(weights), '--device', 'cpu']
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', str(SCRIPT)]
+    for start, name, options in (([sys.executable, str(SCRIPT)], 'one', {}), (torchrun, 'two', {}), (torchrun, 'list', {})):
+        out = tmp_path / 'out'
+        source, stdin = [str(tmp_path / 'in')], b''
+        if name == 'list':
+            source = ['-']
+            stdin = '\n'.join(str(path) for path in sorted((tmp_path / 'in').iterdir())).encode()
+        arguments = [*start, *source, '--out', str(out), '--csv', str(out / 's.csv'), '--json', str(out / 's.json'), *tail]
+        result = subprocess.run(arguments, capture_output=True, env=environment, timeout=200, input=stdin)
+        assert result.returncode == 1, result.stderr
+        assert b'9 of 10 pictures done' in result.stderr and b'bad.jpg: not a picture' in result.stderr
+        out.rename(tmp_path / name)
+    assert tree(tmp_path / 'one') == tree(tmp_path / 'two') == tree(tmp_path / 'list')
+
+
+@pytest.mark.slow
+def test_killed_and_continued_equals_uninterrupted(tmp_path, weights):
+    for index in range(40):
+        save(tmp_path / 'in' / f'{index:02}.jpg', photo(400, 600, index))
+    arguments = [tmp_path / 'in', '--out', tmp_path / 'out', '--csv', tmp_path / 'out' / 's.csv', '--overlay', 0.5, '--save-npy']
+    assert run_script(weights, *arguments).returncode == 0
+    complete = tree(tmp_path / 'out')
+    shutil.rmtree(tmp_path / 'out')
+    rng, kills = np.random.default_rng(0), 0
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    for _ in range(12):
+        before = len(list((tmp_path / 'out').glob('*'))) if (tmp_path / 'out').exists() else 0
+        process = subprocess.Popen(command(weights, *arguments, '--skip-existing'), env=environment, stderr=subprocess.DEVNULL,
+                                   stdout=subprocess.DEVNULL)
+        while process.poll() is None:  # first new files, then a random moment later
+            if (tmp_path / 'out').exists() and len(list((tmp_path / 'out').glob('*'))) > before:
+                break
+        try:
+            process.wait(rng.uniform(0, 0.15))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            kills += 1
+        process.wait()
+        for path in (tmp_path / 'out').glob('*.png'):  # whatever is there is whole
+            assert path.read_bytes() == complete[path.name]
+    assert kills >= 3
+    assert run_script(weights, *arguments, '--skip-existing').returncode == 0
+    assert tree(tmp_path / 'out') == complete
+
+
+def planted(folder, big):
+    """Every kind of picture and fault. Returns {name: the RGB picture that its map must be like, or the reason}."""
+    plain = photo(120, 180)
+    rng = np.random.default_rng(0)
+    good, bad = {}, {}
+
+    def add(name, picture=None, like=plain, **options):
+        save(folder / name, picture or plain, **options)
+        good[name] = like.convert('RGB')
+
+    add('rgb.png')
+    add('rgb.bmp')
+    add('rgb.tif')
+    add('lossless.webp', lossless=True)
+    add('photo.jpg', quality=95, subsampling=0)
+    add('progressive.jpeg', quality=95, progressive=True, subsampling=0)
+    add('grey.png', plain.convert('L'), plain.convert('L'))
+    add('bilevel.png', plain.convert('1'), plain.convert('1'))
+    add('palette.png', plain.quantize(200), plain.quantize(200))
+    add('cmyk.tif', plain.convert('CMYK'))
+    add('cmyk.jpg', plain.convert('CMYK'), quality=95, subsampling=0)
+    add('opaque.png', plain.convert('RGBA'))
+    half = plain.convert('RGBA')
+    half.putalpha(Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 90, 1).repeat(120, 0)))
+    on_white = Image.new('RGB', plain.size, 'white')
+    on_white.paste(plain, mask=half.getchannel('A'))
+    add('alpha.png', half, on_white)
+    add('grey_alpha.png', half.convert('LA'), on_white.convert('L'))
+    deep = np.asarray(plain.convert('L')).astype(np.uint16) * 257
+    add('grey16.png', Image.fromarray(deep), plain.convert('L'))
+    add('grey16.tif', Image.fromarray(deep), plain.convert('L'))
+    add('float.tif', Image.fromarray((deep / 65535).astype(np.float32)), plain.convert('L'))
+    for orientation in (3, 6):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        turned = plain.transpose(Image.Transpose.ROTATE_180 if orientation == 3 else Image.Transpose.ROTATE_90)
+        add(f'exif{orientation}.jpg', turned, exif=exif, quality=95, subsampling=0)
+    add('übergröße 写真 🌅.png')
+    add('l' * 230 + '.png')
+    add("quote's \"and\" $(echo), ;.png")
+    add('sub/folder/deep.png')
+    add('one_pixel.png', Image.new('RGB', (1, 1), (40, 50, 60)), Image.new('RGB', (1, 1), (40, 50, 60)))
+    strip = photo(30, 20000)
+    add('strip.png', strip, strip)
+    if big:
+        large = Image.fromarray(rng.integers(0, 256, (61, 82, 3), dtype=np.uint8)).resize((8165, 6124), Image.Resampling.BILINEAR)
+        add('large.jpg', large, large, quality=95, subsampling=0)
+
+    data = io.BytesIO()
+    plain.save(data, 'JPEG')
+    for name, content, reason in (
+            ('truncated.jpg', data.getvalue()[:len(data.getvalue()) // 2], 'truncated'), ('empty.jpg', b'', 'empty'),
+            ('text.jpg', b'some text', 'not a picture'), ('page.png', b'<html></html>', 'not a picture'),
+            ('script.png', b'%!PS-Adobe-3.0 EPSF-3.0\n', 'not a picture'), ('header.png', b'\x89PNG\r\n\x1a\n', 'PNG'),
+            ('garbage.tif', b'II*\0' + bytes(rng.integers(0, 256, 500, dtype=np.uint8)), 'TIFF')):
+        (folder / name).write_bytes(content)
+        bad[name] = reason
+    Image.new('1', (20000, 12000)).save(folder / 'bomb.png')
+    bad['bomb.png'] = 'limit'
+    Image.fromarray(np.full((9, 9), 300.0, np.float32)).save(folder / 'hdr.tif')
+    bad['hdr.tif'] = 'float'
+    Image.fromarray(np.full((9, 9), 70000, np.int32)).save(folder / 'int32.tif')
+    bad['int32.tif'] = '32-bit'
+    (folder / 'dangling.jpg').symlink_to(folder / 'nowhere.jpg')
+    bad['dangling.jpg'] = 'link'
+    add('l' * 245 + '.png')
+    bad['l' * 245 + '.png'] = 'too long'  # the picture can have this name, but not with _exposure added
+    del good['l' * 245 + '.png']
+    if hasattr(os, 'mkfifo'):
+        os.mkfifo(folder / 'pipe.png')
+        bad['pipe.png'] = 'regular'
+    if shutil.which('setpriv') or os.geteuid() != 0:
+        save(folder / 'locked' / 'locked.png')
+        bad['locked/locked.png'] = 'Permission denied'
+        (folder / 'locked').chmod(0o555)
+    (folder / 'directory.jpg').mkdir()
+    return good, bad
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='measures memory by /proc and plants pipes and links')
+def test_planted_inputs(tmp_path, weights):
+    """Each gets its map, equal to the plain RGB picture's, or its own line; the rest is done; memory is bounded."""
+    folder = tmp_path / 'in'
+    folder.mkdir()
+    good, bad = planted(folder, big=True)
+    assert len(good) + len(bad) >= 39
+    start = command(weights, folder, '--recursive', '--workers', 2)
+    if os.geteuid() == 0:  # as an ordinary user, whom a read-only folder stops
+        start = ['setpriv', '--bounding-set=-dac_override,-dac_read_search', '--inh-caps=-dac_override,-dac_read_search', *start]
+    watch = ('import resource, subprocess, sys; code = subprocess.call(sys.argv[1:]); '
+             'print("peak", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)')
+    result = subprocess.run([sys.executable, '-c', watch, *start], capture_output=True, timeout=500,
+                            env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    (folder / 'locked').chmod(0o755)
+    error = result.stderr.decode()
+    assert result.returncode == 1, error
+    assert f'{len(good)} of {len(good) + len(bad)} pictures done' in error
+    for name, reason in bad.items():
+        lines = [line for line in error.splitlines() if f'{name}:' in line]
+        assert len(lines) == 1 and reason in lines[0], (name, lines)
+    predictor = Predictor(weights, 'cpu')
+    for name, like in good.items():
+        path = folder / name
+        shared = sum(Path(other).with_suffix('') == Path(name).with_suffix('') for other in [*good, *bad]) > 1
+        target = path.with_name((path.name if shared else path.stem) + '_exposure.png')
+        with Image.open(target) as picture:
+            assert picture.size == like.size, name
+        shown = scale(target) * heatmap.DEFAULT_RANGE
+        expected = np.clip(-predictor.predict(like).residual, -0.5, 0.5)
+        difference = np.abs(shown - expected)
+        lossy = name.endswith(('jpg', 'jpeg'))  # here the pixels themselves are off by more, one by one
+        assert (difference.mean() if lossy else difference.max()) <= 2 / 255, name
+    made = {path.name for path in folder.rglob('*_exposure*')}
+    assert len(made) == len(good) + 1
+    assert not list(folder.rglob('*.tmp'))
+    peak = int(result.stdout.split()[-1]) / 2**20
+    assert peak < 2, f'{peak:.2f} GiB'
+    print(f'peak memory {peak:.2f} GiB')
