@@ -32,6 +32,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate
 from pytorch_msssim import ssim
 from tqdm import tqdm
 
+from datasets.cache import CachedIEA40K
 from datasets.iea40k import IEA40K, DatasetError
 from datasets.images import ImageError
 from datasets.photographs import Photographs
@@ -61,7 +62,8 @@ def get_args(argv=None):
     p.add_argument('--train-csv', type=Path, action='append', default=[])
     p.add_argument('--val-csv', type=Path, action='append', default=[])
     p.add_argument('--photos', type=Path, help='folder of well-exposed photographs, simulated on the fly')
-    p.add_argument('--photos-share', type=float, default=0.75, help='share of a batch from --photos where pairs are given too')
+    p.add_argument('--mix', type=int, nargs='+', metavar='N', help='pictures of each source in a batch: photographs first, then each --train-csv '
+                   '(default: 3/4 photographs, pairs in proportion to their number)')
     p.add_argument('--out', type=Path, required=True)
     p.add_argument('--preset', choices=PRESETS, default='default', help='values for all flags that default to None')
     p.add_argument('--model', default='p_ieanet')
@@ -92,6 +94,7 @@ def get_args(argv=None):
     p.add_argument('--workers', type=int, default=2)
     p.add_argument('--threads', type=int, default=0, help='CPU threads of PyTorch, 0: its own choice')
     p.add_argument('--seed', type=int, default=0)
+    p.add_argument('--cache', action='store_true', help='keep each training split decoded in one file beside its CSV (327 kB a picture)')
     p.add_argument('--skip-bad', action='store_true', help='go on without samples that cannot be read; they are named and counted')
     p.add_argument('--resume', default=None, metavar='auto|FILE')
     p.add_argument('--init', type=Path, help='weights to start from: ours, or the authors\' .pth')
@@ -107,6 +110,8 @@ def get_args(argv=None):
             p.error(f'--{name.replace("_", "-")} is given more often than --data')
     if not args.photos and not args.train_csv:
         p.error('nothing to train on: give --photos, or --data with --train-csv')
+    if args.mix and (len(args.mix) != bool(args.photos) + len(args.train_csv) or sum(args.mix) != args.batch_size or min(args.mix) < 0):
+        p.error(f'--mix needs one number for each source, {args.batch_size} in all (--batch-size)')
     if args.batch_size < 1 or args.epochs < 1 or args.accumulate < 1:
         p.error('--batch-size, --epochs and --accumulate must be at least 1')
     return args
@@ -131,14 +136,15 @@ def setup_processes(device):
 
 def training_loader(args, start, stop, rank, world):
     parts = [Photographs(args.photos, side=max(320, *args.sizes))] if args.photos else []
-    parts += [IEA40K(d, c, augment=True) for d, c in zip(args.data, args.train_csv)]
-    counts = [args.batch_size]
-    if args.photos and args.train_csv:
-        counts = [round(args.batch_size * args.photos_share)]
-    if args.train_csv:  # the pairs share the rest of the batch in proportion to their sets' sizes
-        rest, sizes = args.batch_size - (counts[0] if args.photos else 0), [len(d) for d in parts if isinstance(d, IEA40K)]
-        ends = np.round(np.cumsum(sizes) / sum(sizes) * rest).astype(int)
-        counts = counts * bool(args.photos) + np.diff(ends, prepend=0).tolist()
+    for data, csv in zip(args.data, args.train_csv):
+        cache = csv.with_suffix('.cache')
+        parts.append(CachedIEA40K(data, csv, cache, augment=True) if args.cache else IEA40K(data, csv, augment=True))
+    counts = args.mix
+    if not counts:
+        photographs = args.batch_size if not args.train_csv else round(0.75 * args.batch_size) if args.photos else 0
+        lengths = [len(d) for d in parts if not isinstance(d, Photographs)]
+        ends = np.round(np.cumsum(lengths) / max(1, sum(lengths)) * (args.batch_size - photographs)).astype(int)
+        counts = [photographs] * bool(args.photos) + np.diff(ends, prepend=0).tolist()
     sampler = StepSampler([len(p) for p in parts], counts, args.sizes, args.seed, start, stop, rank, world)
     # Worker processes only pay where the step runs elsewhere; seeds come with the keys, so their number changes nothing.
     return DataLoader(Parts(parts, args.skip_bad), batch_sampler=sampler, num_workers=args.workers, collate_fn=collate), parts, counts

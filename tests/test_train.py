@@ -75,11 +75,15 @@ def test_resume_is_bit_for_bit(tmp_path, pairs, schedule):
 
 def test_photographs_are_simulated_on_the_fly(tmp_path, pairs):
     out = tmp_path / 'out'
-    assert run('--photos', ROOT / 'img_to_pred', *pairs, '--out', out, '--epochs', 1, '--batch-size', 4, *TINY) == 0
+    common = ['--photos', ROOT / 'img_to_pred', *pairs, '--out', out, '--batch-size', 4, *TINY]
+    assert run(*common, '--epochs', 1) == 0
     assert len(log_of(out)) == 1
+    assert run(*common, '--epochs', 1, '--mix', 2, 2) == 0
+    with pytest.raises(SystemExit):
+        run(*common, '--mix', 3, 2)
 
 
-@pytest.mark.parametrize('flags', [['--amp', 'bf16'], ['--loss', 'l2', '--level-weight', 1, '--ema', 0], ['--accumulate', 2], ['--ssim-weight', 0.1],
+@pytest.mark.parametrize('flags', [['--amp', 'bf16'], ['--loss', 'l2', '--level-weight', 1, '--ema', 0], ['--accumulate', 2], ['--ssim-weight', 0.1], ['--cache'],
                                    ['--without', 'dwt'], ['--without', 'structure'], ['--without', 'lightness'], ['--head', 'residual']])
 def test_flags(tmp_path, pairs, flags):
     assert run(*pairs, '--out', tmp_path / 'out', '--epochs', 1, '--batch-size', 4, *TINY, *flags) == 0
