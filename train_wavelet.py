@@ -66,7 +66,7 @@ def get_args(argv=None):
                    '(default: 3/4 photographs, pairs in proportion to their number)')
     p.add_argument('--out', type=Path, required=True)
     p.add_argument('--preset', choices=PRESETS, default='default', help='values for all flags that default to None')
-    p.add_argument('--model', default='p_ieanet')
+    p.add_argument('--model', choices=('p_ieanet', 'released'), default='p_ieanet')
     p.add_argument('--without', choices=('dwt', 'structure', 'lightness'), action='append', default=[])
     p.add_argument('--head', choices=('gain', 'residual'), default='gain')
     p.add_argument('--config', action='append', default=[], metavar='NAME=VALUE', help='any number of PIEANetConfig, e.g. width=64')
@@ -222,6 +222,8 @@ def learning_rate(step, total, per_epoch, args):
 def make_model(args):
     if args.init:
         return load_model(args.init)
+    if args.model != 'p_ieanet':
+        return build_model(args.model, {})
     config = dict(head=args.head, **{f'use_{w}': False for w in args.without})
     for item in args.config:
         name, _, value = item.partition('=')
@@ -351,7 +353,7 @@ def train(args):
                 score = float(np.mean([f['mae'] for f in figures.values()]))
                 since_best = 0 if score < best else since_best + 1
                 if score < best and main:
-                    save_model(averaged, args.out / 'best.safetensors', args.model,
+                    save_model(averaged, args.out / 'best.safetensors',
                                dict(step=step, validation=figures, arguments={k: str(v) for k, v in vars(args).items()}))
                 best = min(best, score)
                 if main:
@@ -379,7 +381,7 @@ def train(args):
         print(f'{skipped} samples could not be read and were skipped', file=sys.stderr)
     if main:
         if not val_sets:
-            save_model(ema.module if ema else network, args.out / 'best.safetensors', args.model, dict(step=step))
+            save_model(ema.module if ema else network, args.out / 'best.safetensors', dict(step=step))
         if log.rows:
             draw_curves(log.rows, args.out / 'curves.png')
         writer.close()

@@ -29,6 +29,7 @@ from .panorama import random_view, read_hdr, render
 from .photographs import list_images
 from .simulation import (SimulationConfig, exposure_field, expose, quantise, random_curve, scene_light, uniform)
 
+cv2.setNumThreads(1)  # its fusion differs in the last digit from call to call with more
 EXPOSURES = (-4, -3, -2, -1, 0, 1, 2, 3, 4)
 LONG_SIDE = 512  # photographs are exposed at this size and only then brought to the label's
 

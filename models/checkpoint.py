@@ -23,7 +23,15 @@ def build_model(name, config):
     """A freshly initialised network from its name and a plain dict of its config."""
     if name == 'p_ieanet':
         return PIEANet(PIEANetConfig.from_dict(config))
-    raise ValueError(f'unknown network {name!r}, known: p_ieanet')
+    if name == 'released':
+        from .released import ReleasedWaveletNet
+        return ReleasedWaveletNet()
+    raise ValueError(f'unknown network {name!r}, known: p_ieanet, released')
+
+
+def network_name(model):
+    """The name by which :func:`build_model` makes a network of this kind."""
+    return 'p_ieanet' if isinstance(model, PIEANet) else 'released'
 
 
 def atomic_write(path, data):
@@ -40,19 +48,18 @@ def atomic_write(path, data):
         temporary.unlink(missing_ok=True)
 
 
-def save_model(model, path, name='p_ieanet', metadata=None, state=None):
+def save_model(model, path, metadata=None, state=None):
     """Write a network as safetensors.
 
     Args:
         model: network with a ``config`` dataclass that has ``to_dict``.
         path: file name ending in ``.safetensors``.
-        name: the network's name, see :func:`build_model`.
         metadata: dict of provenance and figures, stored as JSON.
         state: state_dict to store instead of the model's own (an EMA's, say).
     """
     state = model.state_dict() if state is None else state
     tensors = {k: v.detach().float().contiguous().cpu() for k, v in state.items()}
-    header = {'network': name, 'config': json.dumps(model.config.to_dict()), 'metadata': json.dumps(metadata or {})}
+    header = {'network': network_name(model), 'config': json.dumps(model.config.to_dict()), 'metadata': json.dumps(metadata or {})}
     atomic_write(path, serialize(tensors, metadata=header))
 
 

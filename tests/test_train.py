@@ -112,6 +112,15 @@ def test_init_starts_from_weights(tmp_path, pairs):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_released_weights_are_fine_tuned(tmp_path, pairs):
+    """The authors' network trains here, and its fine-tuned weights load again (random weights stand in for theirs)."""
+    common = [*pairs, '--epochs', 1, '--batch-size', 8, '--sizes', 32, '--val-size', 32, '--workers', 0, '--threads', 1, '--device', 'cpu']
+    assert run(*common, '--model', 'released', '--out', tmp_path / 'a') == 0
+    assert run(*common, '--init', tmp_path / 'a/best.safetensors', '--out', tmp_path / 'b', '--lr', 0, '--ema', 0) == 0
+    a, b = (load_model(tmp_path / n / 'best.safetensors') for n in 'ab')
+    assert type(a).__name__ == 'ReleasedWaveletNet' and all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
+
+
 def fault(capsys, *args):
     assert run(*args) == 2
     error = capsys.readouterr().err.strip()
