@@ -204,8 +204,10 @@ def main(argv=None):
     try:
         device = choose_device(args.device)
         sets, methods = load_sets(args), load_methods(args, device)
-        if rank == 0 and args.out:
-            args.out.parent.mkdir(parents=True, exist_ok=True)
+        if args.out and args.out.is_dir():
+            raise ValueError(f'--out {args.out}: is a folder, accepted: a file')
+        for folder in filter(None, (args.out and args.out.parent, args.plots)):  # fail now, not in the end
+            folder.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as e:
         error = str(e)
     error = next(filter(None, share(error, world)), None)

@@ -1,15 +1,19 @@
-"""How much faster models/released.py is than the release's own way, with the difference of their outputs in the same row.
+"""How much faster models/released.py is than the release's own way; the outputs' difference in the same row.
 
-    python benchmarks/released_speed.py                                         random weights (the time does not depend on them)
+    python benchmarks/released_speed.py                               random weights: they cost the same time
     python benchmarks/released_speed.py --checkpoint wavelet_epoch_2_val_loss0.03022034629540784.pth
-    python benchmarks/released_speed.py --threads 2 --batch 1 --repeats 15      one setting, more carefully
+    python benchmarks/released_speed.py --threads 2 --batch 1 --repeats 15     one setting, more carefully
 
-The literal version (tests/literal_released.py) runs in float32 as the release's heat-map script runs it: one picture after the
-other, each paired with itself. Within a setting it, ours in float32, ours in bfloat16 and two yardsticks take turns in one
-process, so that other load on the machine meets all of them; times are medians over the turns. The yardsticks, both float32 on
-as many threads, are torch.mm of two 2048x2048 matrices, and the network's own dominant layer alone (3x3, 64 -> 64
-channels, channels_last, 256x256): the rate our pass reaches is given as a fraction of each. Rates count the graph's 78.7
-GFLOP for a 256x256 picture, also where ours merges layers. On a GPU, TF32 is off.
+The literal version (tests/literal_released.py) runs in float32 as the release's heat-map script runs it: one
+picture after the other, each paired with itself. It, ours in float32, ours in bfloat16 and two yardsticks
+take turns in one process, so that other load on the machine meets all of them; times are medians over the
+turns. Threads wait for each other often, so figures of several threads need as many idle cores: see
+load_average in the table. cpu_ratio compares processor time instead; with one thread it stands any load.
+
+The yardsticks, in float32 and on as many threads, are torch.mm of two 2048x2048 matrices and the network's
+dominant layer alone (3x3, 64 -> 64 channels, channels_last, 256x256); the rate that our pass reaches is
+given as a fraction of each. Rates count the graph's 78.7 GFLOP for a 256x256 picture, also where ours merges
+layers. On a GPU, TF32 is off.
 """
 import argparse
 import copy
@@ -32,6 +36,8 @@ from models.checkpoint import CheckpointError                                   
 from models.released import UNUSED, ReleasedWaveletNet, load_released           # noqa: E402
 
 GFLOP = 78.7            # of the released graph, for one 256x256 picture
+PROTOCOL = ('alternating in one process, medians, uniform noise pictures; '
+            'literal = float32, one picture at a time, paired with itself')
 
 
 def networks(checkpoint, device):
@@ -40,7 +46,7 @@ def networks(checkpoint, device):
     literal = LiteralReleasedNet()
     if checkpoint:
         fast = load_released(checkpoint)
-        literal.load_state_dict(fast.state_dict(), strict=False)        # what ours lacks, the graph does not use
+        literal.load_state_dict(fast.state_dict(), strict=False)    # what ours lacks, the graph does not use
     else:
         fast = ReleasedWaveletNet()
         fast.load_state_dict({k: v for k, v in literal.state_dict().items() if not k.startswith(UNUSED)})
@@ -48,34 +54,38 @@ def networks(checkpoint, device):
 
 
 def seconds(function, device):
-    """(time of one call, its result)"""
+    """(time of one call, processor time of it, its result)"""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     result = function()
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start, result
+    return time.perf_counter() - start, time.process_time() - cpu, result
 
 
 def measure(literal, fast, half, size, batch, repeats, device):
-    """Medians and minima in seconds by name, and the largest output difference of both precisions from the literal version."""
+    """By name: median and least seconds, median processor seconds, largest difference from the literal."""
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(batch, 3, size, size, generator=generator).to(device)
     a, b = torch.rand(2, 2048, 2048, generator=generator).to(device)
     layer = torch.rand(1, 64, 256, 256, generator=generator).to(device, memory_format=torch.channels_last)
     weight = torch.rand(64, 64, 3, 3, generator=generator).to(device)
-    turns = {'literal': lambda: literal.per_picture(x), 'float32': lambda: fast(x), 'bfloat16': lambda: half(x),
-             'mm': lambda: torch.mm(a, b), 'layer': lambda: F.conv2d(layer, weight, padding=1)}
-    times, outputs = {name: [] for name in turns}, {}
+    turns = {'literal': lambda: literal.per_picture(x), 'float32': lambda: fast(x),
+             'bfloat16': lambda: half(x), 'mm': lambda: torch.mm(a, b),
+             'layer': lambda: F.conv2d(layer, weight, padding=1)}
+    times, cpu, outputs = {name: [] for name in turns}, {name: [] for name in turns}, {}
     with torch.inference_mode():
         for turn in range(repeats + 1):
             for name, function in turns.items():
-                t, outputs[name] = seconds(function, device)
+                t, c, outputs[name] = seconds(function, device)
                 if turn:        # the first one warms up
                     times[name].append(t)
-    difference = {name: (outputs[name] - outputs['literal']).abs().max().item() for name in ('float32', 'bfloat16')}
-    return {k: statistics.median(v) for k, v in times.items()}, {k: min(v) for k, v in times.items()}, difference
+                    cpu[name].append(c)
+    median, cpu = ({k: statistics.median(v) for k, v in d.items()} for d in (times, cpu))
+    least = {k: min(v) for k, v in times.items()}
+    difference = {k: (outputs[k] - outputs['literal']).abs().max().item() for k in ('float32', 'bfloat16')}
+    return median, least, cpu, difference
 
 
 def hardware(device):
@@ -92,19 +102,20 @@ def hardware(device):
 
 def commit():
     try:
-        return subprocess.run(['git', '-C', str(ROOT), 'describe', '--always', '--dirty'], capture_output=True, text=True,
-                              check=True).stdout.strip()
+        return subprocess.run(['git', '-C', str(ROOT), 'describe', '--always', '--dirty'],
+                              capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return 'unknown'
 
 
-def row(dtype, threads, size, batch, median, least, difference):
+def row(dtype, threads, size, batch, median, least, cpu, difference):
     work = GFLOP * batch * (size / 256) ** 2
     mm, layer = 2 * 2048 ** 3 / median['mm'] / 1e9, 2 * 9 * 64 ** 2 * 256 ** 2 / median['layer'] / 1e9
     rate = work / median[dtype]
     return {'threads': threads, 'size': size, 'batch': batch, 'dtype': dtype,
             'literal_ms': round(1e3 * median['literal'], 2), 'ours_ms': round(1e3 * median[dtype], 2),
-            'times_faster': round(median['literal'] / median[dtype], 2), 'max_difference': f'{difference[dtype]:.1e}',
+            'times_faster': round(median['literal'] / median[dtype], 2),
+            'cpu_ratio': round(cpu['literal'] / cpu[dtype], 2), 'max_difference': f'{difference[dtype]:.1e}',
             'literal_min_ms': round(1e3 * least['literal'], 2), 'ours_min_ms': round(1e3 * least[dtype], 2),
             'gflops': round(rate, 1), 'mm_gflops': round(mm, 1), 'fraction_of_mm': round(rate / mm, 2),
             'layer_gflops': round(layer, 1), 'fraction_of_layer': round(rate / layer, 2)}
@@ -113,10 +124,10 @@ def row(dtype, threads, size, batch, median, least, difference):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--checkpoint', help="the authors' .pth (default: random weights)")
-    parser.add_argument('--threads', type=int, nargs='+', default=[1, 2], help='CPU threads; ignored on a GPU')
+    parser.add_argument('--threads', type=int, nargs='+', default=[1, 2], help='on the CPU')
     parser.add_argument('--batch', type=int, nargs='+', default=[1, 8])
     parser.add_argument('--size', type=int, nargs='+', default=[256])
-    parser.add_argument('--repeats', type=int, default=9, help='turns of batch 1; larger batches take a third, at least 3')
+    parser.add_argument('--repeats', type=int, default=9, help='turns; a third of it for larger batches')
     parser.add_argument('--device', nargs='+', help='default: cpu, and cuda when there is one')
     parser.add_argument('--out', type=Path, default=ROOT / 'benchmarks' / 'results' / 'released_speed.csv')
     args = parser.parse_args()
@@ -138,16 +149,15 @@ def main():
             for size in args.size:
                 for batch in args.batch:
                     repeats = args.repeats if batch == 1 else max(min(args.repeats, 3), args.repeats // 3)
-                    median, least, difference = measure(literal, fast, half, size, batch, repeats, device)
+                    figures = measure(literal, fast, half, size, batch, repeats, device)
                     for dtype in ('float32', 'bfloat16'):
-                        result = {'device': device.type, **row(dtype, threads, size, batch, median, least, difference),
-                                  'repeats': repeats, 'load_average': round(os.getloadavg()[0], 1),
-                                  'weights': Path(args.checkpoint).name if args.checkpoint else 'random',
-                                  'hardware': hardware(device), 'torch': torch.__version__, 'commit': commit(),
-                                  'protocol': 'alternating in one process, medians, uniform noise pictures; literal = float32, '
-                                              'one picture at a time, paired with itself'}
-                        rows.append(result)
-                        print('  '.join(f'{k} {v}' for k, v in list(result.items())[:16]), flush=True)
+                        result = {'device': device.type, **row(dtype, threads, size, batch, *figures)}
+                        print('  '.join(f'{k} {v}' for k, v in result.items()), flush=True)
+                        rows.append({**result, 'repeats': repeats,
+                                     'load_average': round(os.getloadavg()[0], 1),
+                                     'weights': Path(args.checkpoint).name if args.checkpoint else 'random',
+                                     'hardware': hardware(device), 'torch': torch.__version__,
+                                     'commit': commit(), 'protocol': PROTOCOL})
     args.out.parent.mkdir(parents=True, exist_ok=True)
     temporary = args.out.with_name(f'.{args.out.name}.tmp')
     with open(temporary, 'w', newline='') as f:

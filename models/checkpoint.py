@@ -90,14 +90,15 @@ def load_weights(model, tensors, path):
         CheckpointError: for missing or unexpected keys, wrong shapes or values that are not finite.
     """
     expected = model.state_dict()
-    problems = [f'missing {k}' for k in expected if k not in tensors]
-    problems += [f'unexpected {k}' for k in tensors if k not in expected]
-    problems += [f'{k} is {tuple(t.shape)}, expected {tuple(expected[k].shape)}'
-                 for k, t in tensors.items() if k in expected and t.shape != expected[k].shape]
-    problems += [f'{k} is not finite' for k, t in tensors.items() if not torch.isfinite(t).all()]
-    if problems:
-        more = f' and {len(problems) - 4} more' if len(problems) > 4 else ''
-        raise CheckpointError(f'{path}: these are not weights of this network: {"; ".join(problems[:4])}{more}')
+    kinds = [[f'missing {k}' for k in expected if k not in tensors],
+             [f'unexpected {k}' for k in tensors if k not in expected],
+             [f'{k} is {tuple(t.shape)}, expected {tuple(expected[k].shape)}'
+              for k, t in tensors.items() if k in expected and t.shape != expected[k].shape],
+             [f'{k} is not finite' for k, t in tensors.items() if not torch.isfinite(t).all()]]
+    if any(kinds):
+        named = [problem for kind in kinds for problem in kind[:2]]  # a few of each kind
+        more = f' and {sum(map(len, kinds)) - len(named)} more' if sum(map(len, kinds)) > len(named) else ''
+        raise CheckpointError(f'{path}: these are not weights of this network: {"; ".join(named)}{more}')
     model.load_state_dict(tensors)
 
 

@@ -32,7 +32,7 @@ MIN_SIZE = 6    # half-size bands need an interior to take neighbour differences
 UNUSED = ('Low.', 'fusion.blur_conv.')      # in the authors' files, never part of the output
 OFFSETS = ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (1, -1), (-1, 1), (1, 1))    # (dy, dx) of units 1..8
 WIDTH = 9       # three detail bands of three channels; also the transformers' token width
-STRIP_BYTES = 4 << 20   # of one 64-channel map: a strip and what it is made from stay in the cache
+STRIP_BYTES = 8 << 20   # of one 64-channel map: a strip and what it is made from stay in the cache
 TOKENS = 4096           # of each structure unit at a time, for the same reason
 
 
@@ -225,7 +225,7 @@ def transformer():
 
 
 def stacked(layers):
-    """Nine linear layers' weights (9,out,in) and biases (9,out,1), or nine norms' gains and shifts (9,n,1)."""
+    """Nine linear layers' weights (9,out,in), biases (9,out,1); or nine norms' gains and shifts (9,n,1)."""
     weight, bias = (torch.stack([wide(getattr(layer, k)) for layer in layers]) for k in ('weight', 'bias'))
     return (weight if weight.dim() == 3 else weight[..., None]), bias[..., None]
 
@@ -253,7 +253,7 @@ def feed(n, expand, expand_bias, direct, contract, contract_bias):
 
 
 class StructureBranch(nn.Module):
-    """(B,9,h,w) detail bands -> (B,3,h,w): nine units, on the bands and eight neighbour differences, summed."""
+    """(B,9,h,w) detail bands -> (B,3,h,w): the sum of nine units, on the bands and eight differences."""
 
     def __init__(self):
         super().__init__()
@@ -280,7 +280,7 @@ class StructureBranch(nn.Module):
         return F.conv2d(F.pad(torch.cat([short, long], dim=1), (1, 0, 1, 0)), wide(weight), bias)
 
     def long_range(self, x):
-        """(B,81,h,w) -> the same: nine transformers. A token is nine consecutive numbers of a unit's memory."""
+        """(B,81,h,w) -> the same: nine transformers. A token is nine consecutive numbers in memory."""
         b, _, h, w = x.shape
         nets = self.units('transformer', 'transformer')
         encoder, decoder = ([net[k]['layers'][0] for net in nets] for k in ('encoder', 'decoder'))
@@ -412,10 +412,10 @@ def load_released(path, device='cpu'):
                                   'nothing in it was executed') from e
         reason = f'{type(e).__name__}: {e}'.splitlines()[0].split('. ')[0][:120]
         raise CheckpointError(f'{path}: cut short, damaged, or no file of torch.save ({reason})') from e
-    tensors = isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values())
-    if not tensors or not state:
+    items = state.items() if isinstance(state, dict) else ()
+    if not items or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in items):
         raise CheckpointError(f'{path}: not a state_dict (names and tensors) but a {type(state).__name__}')
     model = ReleasedWaveletNet()
-    load_weights(model, {k: v for k, v in state.items() if not k.startswith(UNUSED)}, path)
+    load_weights(model, {k: v for k, v in items if not k.startswith(UNUSED)}, path)
     model.provenance = {'source': "the P-IEANet authors' release", 'file': path.name}
     return model.to(device).eval()

@@ -1,8 +1,8 @@
 """The released network written down as literally as possible: slow, and only for tests and timings.
 
-Every operation stands where the release has it: nine directions one after the other, `nn.Transformer` with its
-first axis as the sequence (so that its attention runs over the *batch*), and each picture fed as a pair with
-itself, as the release's heat-map script does. `models.released.ReleasedWaveletNet` must give the same numbers.
+Every operation stands where the release has it: nine directions one after the other, `nn.Transformer` with
+its first axis as the sequence (so that its attention runs over the *batch*), and each picture fed as a pair
+with itself, as the release's heat-map script does. `ReleasedWaveletNet` must give the same numbers.
 """
 import warnings
 
@@ -68,8 +68,8 @@ class FFA(nn.Module):
     def __init__(self):
         super().__init__()
         self.g1, self.g2, self.g3 = Group(64), Group(64), Group(64)
-        self.ca = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(192, 4, 1), nn.ReLU(), nn.Conv2d(4, 192, 1),
-                                nn.Sigmoid())
+        self.ca = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(192, 4, 1), nn.ReLU(),
+                                nn.Conv2d(4, 192, 1), nn.Sigmoid())
         self.palayer = PixelAttention(64)
         self.pre = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1))
         self.post = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.Conv2d(64, 1, 3, padding=1))
@@ -87,7 +87,7 @@ class FFA(nn.Module):
 class LongRange(nn.Module):
     def __init__(self):
         super().__init__()
-        with warnings.catch_warnings():     # torch notes that sequence-first inputs rule out its nested tensors
+        with warnings.catch_warnings():     # about nested tensors, which sequence-first inputs rule out
             warnings.simplefilter('ignore')
             self.transformer = nn.Transformer(d_model=9, nhead=1, num_encoder_layers=1, num_decoder_layers=1,
                                               dim_feedforward=16)
@@ -124,16 +124,18 @@ class Encoder(nn.Module):
 class Head(nn.Module):
     def __init__(self):
         super().__init__()
-        self.blur_conv = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 1, 3, padding=1))
-        self.tail_conv = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 6, 3, padding=1),
-                                       nn.ReLU(), nn.Conv2d(6, 1, 3, padding=1), nn.ReLU())
+        self.blur_conv = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(),
+                                       nn.Conv2d(3, 1, 3, padding=1))
+        self.tail_conv = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(),
+                                       nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(),
+                                       nn.Conv2d(6, 1, 3, padding=1), nn.ReLU())
 
     def forward(self, structure, size):
         return self.tail_conv(F.interpolate(structure, size=size, mode='bilinear', align_corners=False))
 
 
 class LiteralReleasedNet(nn.Module):
-    """The released graph. `forward` mixes its batch as the release does; `per_picture` is the heat-map script's way."""
+    """The released graph: `forward` mixes its batch, `per_picture` is the heat-map script's way."""
 
     def __init__(self):
         super().__init__()

@@ -262,6 +262,10 @@ def test_what_is_missing_or_wrong_ends_in_one_line(tmp_path, tiny, capsys):
     one_line(capsys, 'abacus')
     assert run(*good, '--data', tiny, '--data', tiny) == 2
     one_line(capsys, '3 --data for 1 --csv')
+    assert run(*good, '--out', tmp_path) == 2
+    one_line(capsys, 'is a folder')
+    assert run(*good, '--plots', tiny / 'test.csv') == 2
+    one_line(capsys, 'test.csv')
     assert run(*good, '--size', 16) == 2
     one_line(capsys, '--size 16')
     assert run(*good, '--csv', tiny / 'test.csv') == 2
@@ -390,6 +394,8 @@ def test_cost_by_hand():
     assert floats * 4 <= found['peak_mb'] * 2 ** 20 <= (floats + 3 * 32 * 32) * 4
     assert found['ms'] > 0 and found['ms_iqr'] >= 0
     assert cost(rows.from_baseline('zero'), torch.rand(1, 3, 32, 32))['params'] is None
+    broken = rows.from_network('broken', Small('raises').eval())
+    assert set(cost(broken, torch.ones(1, 3, 32, 32)).values()) == {None}
 
 
 def test_names_are_told_apart(tmp_path, tiny):
