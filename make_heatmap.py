@@ -6,16 +6,19 @@
     find . -name '*.jpg' | python make_heatmap.py - --out maps/
     torchrun --nproc-per-node 4 make_heatmap.py archive/ --recursive --out maps/ --csv scores.csv
 
-For each picture <name>_exposure.png, of exactly its size; with --save-npy <name>_exposure.npy, the residual itself
-(float32, (ideal grey - this grey) / 255, + under, - over); with --overlay A <name>_exposure_overlay.png. Once a run
-_exposure_legend.png, the scale in words. Where two pictures of a folder share a stem both keep their extension
-(a.jpg_exposure.png). Files with such names are never taken as input. With --out the folder tree is kept, from the
-common parent of all inputs downwards. Every file appears under a temporary name and is renamed when it is complete,
-so an interrupted run is continued with --skip-existing; that takes a heat map for done when it was made with the
-same weights and settings (they stand in the PNG).
+What it writes:
+    <name>_exposure.png          the heat map, of exactly the picture's size
+    <name>_exposure.npy          --save-npy: the residual, (ideal grey - this grey) / 255, + under, - over
+    <name>_exposure_overlay.png  --overlay A: the map laid over the picture
+    _exposure_legend.png         once a run: the scale, in words
+Where two pictures of a folder share a stem, both keep their extension (a.jpg_exposure.png). Files with such
+names are never taken as input. With --out the folder tree is kept, from the common parent of all inputs
+downwards. Every file gets its name only when it is complete, so an interrupted run is continued with
+--skip-existing; that takes a heat map for done when it was made with the same weights and settings (they
+stand in the PNG).
 
-Exit code: 0 all done; 1 some pictures failed (listed at the end, the others are done); 2 a bad argument, or the one
-picture asked for cannot be read; 130 interrupted.
+Exit code: 0 all done; 1 some pictures failed (listed at the end, the others are done); 2 a bad argument, or
+the one picture asked for cannot be read; 130 interrupted.
 """
 
 import argparse
@@ -30,6 +33,7 @@ import queue
 import sys
 import threading
 import warnings
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 
@@ -71,7 +75,7 @@ class Options:
 
 
 class PixelBudget:
-    """Bounds the memory: so many pixels may be in work at once, or one picture when it is larger than that."""
+    """Bounds the memory: so many pixels may be in work at once, or one picture when it alone is larger."""
 
     def __init__(self, limit: int):
         self.limit, self.used, self.changed = limit, 0, threading.Condition()
@@ -93,32 +97,34 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse_args(argv):
-    parser = Parser(prog='make_heatmap.py', description='Heat maps of exposure: red over-exposed, white ideal, blue under-exposed.')
+    description = 'Heat maps of exposure: red over-exposed, white ideal, blue under-exposed.'
+    parser = Parser(prog='make_heatmap.py', description=description)
     add = parser.add_argument
-    add('paths', nargs='*', metavar='PATH', help="pictures or folders, or '-' for a list of them on standard input")
+    add('paths', nargs='*', metavar='PATH', help="pictures or folders; '-': a list of them on standard input")
     add('--out', type=Path, metavar='DIR', help='write there, keeping the tree; default: beside each picture')
     add('--recursive', action='store_true', help='sub-folders too')
     add('--checkpoint', type=Path, default=DEFAULT_CHECKPOINT, metavar='F', help='weights')
     add('--device', default='auto', help='auto, cpu, cuda, cuda:N')
-    add('--batch-size', type=int, metavar='N', help='pictures per call of the network; default: 16 on a GPU, else 1')
-    add('--size', type=int, default=256, metavar='N', help='longer side of what the network sees; default: 256')
+    add('--batch-size', type=int, metavar='N', help='pictures per network call, default 16 on a GPU, else 1')
+    add('--size', type=int, default=256, metavar='N', help='longer side that the network sees, default 256')
     add('--amp', choices=PRECISIONS, default='off', help='half precision of the network')
     add('--range', default=heatmap.DEFAULT_RANGE, metavar='R|auto',
         help='residual of the end colours, default 0.5; auto stretches each picture to its own range')
     add('--colormap', default='bwr', metavar='NAME', help="bwr, or one of matplotlib's")
-    add('--overlay', type=float, metavar='A', help='also lay the map over the picture, with opacity A in (0, 1]')
+    add('--overlay', type=float, metavar='A', help='also the map over the picture, opacity A in (0, 1]')
     add('--save-npy', action='store_true', help='also write the residual itself, float32')
     add('--threshold', type=float, default=THRESHOLD, metavar='T',
         help=f'|residual| from which a pixel counts in share_under and share_over, default {THRESHOLD}')
     add('--csv', type=Path, metavar='F', help='write the scores of all pictures')
     add('--json', type=Path, metavar='F', help='the same as JSON, with settings and failures')
     add('--skip-existing', action='store_true', help='leave out what was made before with the same settings')
-    add('--max-pixels', type=int, default=MAX_PIXELS, metavar='N', help=f'refuse larger files, default {MAX_PIXELS}')
+    add('--max-pixels', type=int, default=MAX_PIXELS, metavar='N', help='refuse larger, default 150 million')
     add('--workers', type=int, metavar='N', help='threads; default: one per processor')
     args = parser.parse_args(argv)
     for name in ('batch_size', 'max_pixels', 'workers'):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f'argument --{name.replace("_", "-")}: must be at least 1, but is {getattr(args, name)}')
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f'argument --{name.replace("_", "-")}: must be at least 1, but is {value}')
     if args.overlay is not None and not 0 < args.overlay <= 1:
         parser.error(f'argument --overlay: must be in (0, 1], but is {args.overlay}')
     if not 0 < args.threshold < 1:
@@ -133,7 +139,7 @@ def parse_args(argv):
 
 
 def list_inputs(paths: list[str], recursive: bool) -> tuple[list[Path], list[Path], int]:
-    """All pictures in order without repetition, the roots they came from, and how many of our own outputs we passed.
+    """All pictures in order without repetition, the roots they came from, how many of our outputs we passed.
 
     Raises:
         ValueError: a path on the command line that is not there.
@@ -178,22 +184,22 @@ def plan(pictures: list[Path], roots: list[Path], out: Path | None) -> list[Job]
             folder = out / os.path.relpath(os.path.abspath(folder), base)
         targets.append(folder / picture.stem)
     # Compared without case, for file systems that do not tell a.png from A.png.
-    counts = {}
-    for target in targets:
-        counts[str(target).casefold()] = counts.get(str(target).casefold(), 0) + 1
-    return [
-        Job(str(picture), str(target if counts[str(target).casefold()] == 1 else target.with_name(picture.name)))
-        for picture, target in zip(pictures, targets)
-    ]
+    counts = Counter(str(target).casefold() for target in targets)
+    jobs = []
+    for picture, target in zip(pictures, targets):
+        shared = counts[str(target).casefold()] > 1
+        jobs.append(Job(str(picture), str(target.with_name(picture.name) if shared else target)))
+    return jobs
 
 
 def atomic_write(path: Path, data: bytes) -> None:
     """All or nothing: under a temporary name in the same folder first.
 
-    The temporary name follows from the final one and is short: a run that continues a killed one writes over what
-    that left behind, and a picture whose name is just not too long is not made too long.
+    The temporary name follows from the final one and is short: a run that continues a killed one writes over
+    what that left behind, and a picture whose name is just not too long is not made too long.
     """
-    temporary = path.with_name('.' + hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16] + '.exposure.tmp')
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    temporary = path.with_name(f'.{digest}.exposure.tmp')
     try:
         temporary.unlink(missing_ok=True)
         temporary.write_bytes(data)
@@ -215,7 +221,7 @@ def finished(job: Job, options: Options) -> dict | None:
             text = json.loads(heatmap.read_text(path) or '{}')
         except json.JSONDecodeError:
             return None
-        if text.get('settings') != settings:
+        if not isinstance(text, dict) or text.get('settings') != settings or 'picture' not in text:
             return None
         rows.append(text['picture'])
     if options.save_npy and not Path(job.target + '_exposure.npy').exists():
@@ -225,6 +231,11 @@ def finished(job: Job, options: Options) -> dict | None:
 
 def overlay_settings(options: Options) -> dict:
     return {**options.settings, 'overlay': options.overlay}
+
+
+def describe(settings: dict, row: dict) -> str:
+    """What is stored in each PNG, and what `finished` looks for."""
+    return json.dumps({'settings': settings, 'picture': row})
 
 
 def draw(job: Job, predictor: Predictor, network, options: Options, budget: PixelBudget) -> dict:
@@ -248,7 +259,6 @@ def draw(job: Job, predictor: Predictor, network, options: Options, budget: Pixe
         row = {'width': residual.shape[1], 'height': residual.shape[0]}
         row.update((name, round(scores[name], 6)) for name in COLUMNS)
         index = heatmap.to_index(residual, options.range)
-        text = json.dumps({'settings': options.settings, 'picture': row})
         os.makedirs(os.path.dirname(job.target) or '.', exist_ok=True)
         if options.save_npy:
             data = io.BytesIO()
@@ -257,26 +267,28 @@ def draw(job: Job, predictor: Predictor, network, options: Options, budget: Pixe
         del residual
         if options.overlay is not None:
             pixels = heatmap.overlay(item.grey, index, options.table, options.overlay)
-            overlay_text = json.dumps({'settings': overlay_settings(options), 'picture': row})
-            atomic_write(Path(job.target + '_exposure_overlay.png'), heatmap.encode_overlay(pixels, overlay_text))
+            data = heatmap.encode_overlay(pixels, describe(overlay_settings(options), row))
+            atomic_write(Path(job.target + '_exposure_overlay.png'), data)
         # The heat map comes last: where it is, the rest is.
-        atomic_write(Path(job.target + '_exposure.png'), heatmap.encode_png(index, options.table, text))
+        data = heatmap.encode_png(index, options.table, describe(options.settings, row))
+        atomic_write(Path(job.target + '_exposure.png'), data)
         return row
     finally:
         budget.release(sum(held))
 
 
 def run(jobs: list[Job], predictor: Predictor, options: Options, workers: int, batch_size: int, quiet: bool):
-    """All pictures through a few threads. Returns ([row or None], [reason or None]), in the order of the jobs.
+    """All pictures through a few threads: ([row or None], [reason or None]), in the order of the jobs.
 
     Each thread takes a picture from file to files, so the pictures in memory are as many as the threads, and
-    decoding, network and encoding of different pictures overlap: all three let go of Python's lock. On a CPU each
-    thread runs the network by itself, on one core; for a GPU the threads' pictures are gathered into batches.
+    decoding, network and encoding of different pictures overlap: all three let go of Python's lock. On a CPU
+    each thread runs the network by itself, on one core; for a GPU the threads' pictures are gathered into
+    batches.
     """
     rows, reasons = [None] * len(jobs), [None] * len(jobs)
     todo, done, stop = iter(range(len(jobs))), queue.SimpleQueue(), threading.Event()
     lock = threading.Lock()
-    budget = PixelBudget(max(64_000_000, 16_000_000 * workers))
+    budget = PixelBudget(min(max(64_000_000, 16_000_000 * workers), 256_000_000))
     batcher = Batcher(predictor, batch_size) if batch_size > 1 else None
     network = batcher or (lambda small: predictor.fields([small])[0])
 
@@ -330,37 +342,50 @@ def write_tables(args, jobs: list[Job], rows: list, reasons: list, settings: dic
     ]
     if args.csv is not None:
         text = io.StringIO(newline='')
-        writer = csv.DictWriter(text, ('picture', 'heatmap', 'width', 'height', *COLUMNS), lineterminator='\n')
+        names = ('picture', 'heatmap', 'width', 'height', *COLUMNS)
+        writer = csv.DictWriter(text, names, lineterminator='\n')
         writer.writeheader()
         writer.writerows(table)
         atomic_write(args.csv, os.fsencode(text.getvalue()) if os.name != 'nt' else text.getvalue().encode())
     if args.json is not None:
-        failures = [{'picture': job.picture, 'reason': why} for job, why in zip(jobs, reasons) if why is not None]
+        failures = [{'picture': job.picture, 'reason': why} for job, why in zip(jobs, reasons) if why]
         content = {'settings': settings, 'pictures': table, 'failures': failures}
         atomic_write(args.json, (json.dumps(content, indent=1) + '\n').encode())
+
+
+def printable(text: str) -> str:
+    """One line, whatever bytes a file name holds."""
+    encoding = sys.stdout.encoding or 'utf-8'
+    return text.replace('\n', '\\n').encode(encoding, 'backslashreplace').decode(encoding)
 
 
 def report(jobs: list[Job], rows: list, reasons: list, own: int) -> None:
     done = [(job, row) for job, row in zip(jobs, rows) if row is not None]
     if len(jobs) <= SHOWN:
         for job, row in done:
-            print(f'{job.target}_exposure.png  score {row["score"]:.2f}  mean residual {row["mean_residual"]:+.3f}'
-                  f'  under {row["share_under"]:.0%}  over {row["share_over"]:.0%}')
+            print(f'{printable(job.target)}_exposure.png  score {row["score"]:.2f}',
+                  f'mean residual {row["mean_residual"]:+.3f}',
+                  f'under {row["share_under"]:.0%}  over {row["share_over"]:.0%}', sep='  ')
     if own:
         print(f'left out {own} files that are named like heat maps (*_exposure*.png)', file=sys.stderr)
-    failures = [why for why in reasons if why is not None]
+    failures = [printable(why) for why in reasons if why is not None]
     print(f'{len(done)} of {len(jobs)} pictures done', file=sys.stderr)
     if failures:
         print(f'{len(failures)} failed:', *failures, sep='\n  ', file=sys.stderr)
 
 
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
 def join_processes():
-    """(rank, world size, torch.distributed or None): under torchrun the processes share the pictures among them."""
+    """(rank, world size, torch.distributed or None): under torchrun the processes share the pictures."""
     rank, world = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
     if world == 1:
         return 0, 1, None
     if 'MASTER_ADDR' not in os.environ:
-        raise ValueError('RANK and WORLD_SIZE are set without MASTER_ADDR: start several processes with torchrun')
+        raise ValueError('RANK and WORLD_SIZE are set, but not MASTER_ADDR: start them with torchrun')
     import torch.distributed as dist
 
     # Processes wait for each other only at the end, and then as long as the slowest takes.
@@ -370,7 +395,8 @@ def join_processes():
 
 def main(argv=None) -> int:
     args, parser = parse_args(argv)
-    warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # our own limit reports those
+    warnings.filterwarnings('ignore', module='PIL')  # what is wrong with a picture is reported in one place
+    warnings.simplefilter('ignore', Image.DecompressionBombWarning)
     local_rank = int(os.environ.get('LOCAL_RANK', 0))
     if args.device == 'auto' and torch.cuda.is_available():
         args.device = f'cuda:{local_rank % torch.cuda.device_count()}'
@@ -399,12 +425,11 @@ def main(argv=None) -> int:
         if dist is not None:
             dist.broadcast_object_list(plans)
     except (ValueError, OSError, ImportError) as error:
-        parser.error(' '.join(str(error).split()))
+        parser.error(printable(' '.join(str(error).split())))
     jobs, folder, own = plans[0]
 
     on_gpu = predictor.device.type == 'cuda'
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    cores = max(1, cores // int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
+    cores = max(1, processors() // int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
     workers = args.workers or (2 * cores if on_gpu else cores)
     batch_size = args.batch_size or (16 if on_gpu else 1)
     # One thread per picture beats many threads on one, and makes the result independent of their number.
@@ -443,7 +468,7 @@ def main(argv=None) -> int:
         write_tables(args, jobs, rows, reasons, settings)
     except OSError as error:
         report(jobs, rows, reasons, own)
-        print(f'cannot write {error.filename} ({error.strerror or error})', file=sys.stderr)
+        print(printable(f'cannot write {error.filename} ({error.strerror or error})'), file=sys.stderr)
         return 1
     report(jobs, rows, reasons, own)
     if not any(reasons):

@@ -3,11 +3,11 @@
     index = to_index(residual, 0.5)                # (H, W) uint8; 128 is exactly zero
     data = encode_png(index, color_table('bwr'))   # bytes of a palette PNG of the picture's exact size
 
-The scale is fixed and symmetric, the same for every picture, so that colours can be compared between pictures and
-white means ideal. `'auto'` stretches each picture to its own range instead, as the authors' script does.
+The scale is fixed and symmetric, the same for every picture, so that colours can be compared between pictures
+and white means ideal. `'auto'` stretches each picture to its own range instead, as the authors' script does.
 
-A heat map has 255 colours, so it is stored as one byte per pixel plus a table: a third of the time and of the bytes
-of an RGB picture, and no figure library.
+A heat map has 255 colours, so it is stored as one byte per pixel plus a table: a third of the time and of the
+bytes of an RGB picture, and no figure library.
 """
 
 import io
@@ -24,7 +24,7 @@ TEXT_KEY = 'exposure'  # the PNG text entry that says how a heat map was made
 
 
 def check_range(limit: float | str) -> float | str:
-    """A scale: a number in (0, 1], the residual of the end colours, or 'auto'. Returns it; ValueError otherwise."""
+    """A scale: a number in (0, 1], the residual of the end colours, or 'auto'; else a ValueError."""
     if limit == 'auto':
         return limit
     try:
@@ -37,7 +37,7 @@ def check_range(limit: float | str) -> float | str:
 
 
 def scale_limits(residual: np.ndarray, limit: float | str = DEFAULT_RANGE) -> tuple[float, float]:
-    """The residuals of the red end and of the blue end: (-limit, limit), or with 'auto' the map's own (min, max)."""
+    """The residuals of the red and of the blue end: (-limit, limit), or with 'auto' the map's (min, max)."""
     if check_range(limit) == 'auto':
         low, high = cv2.minMaxLoc(residual)[:2]
         return max(low, -1.0), min(high, 1.0)
@@ -47,15 +47,15 @@ def scale_limits(residual: np.ndarray, limit: float | str = DEFAULT_RANGE) -> tu
 def to_index(residual: np.ndarray, limit: float | str = DEFAULT_RANGE) -> np.ndarray:
     """An (H, W) float32 residual map as (H, W) uint8 indices into `color_table`.
 
-    A fixed scale maps [-limit, limit] to 255 .. 1 and 0 to 128; what lies beyond gets the end colours. 'auto' maps
-    the map's own [min, max] to 255 .. 1 (with white in its middle: not at zero).
+    A fixed scale maps [-limit, limit] to 255 .. 1 and 0 to 128; what lies beyond gets the end colours. 'auto'
+    maps the map's own [min, max] to 255 .. 1 (with white in its middle: not at zero).
     """
     low, high = scale_limits(residual, limit)
     half = (high - low) / 2
     if half < 1e-6:  # a flat map has no range to stretch
         return np.full(residual.shape, ZERO, np.uint8)
     slope = -127 / half
-    # One pass, rounding and saturating; the second term is only there because the function wants two pictures.
+    # One pass, rounding and saturating; the second term is there because the function wants two pictures.
     residual = np.ascontiguousarray(residual, np.float32)
     return cv2.addWeighted(residual, slope, residual, 0.0, ZERO - slope * (low + high) / 2, dtype=cv2.CV_8U)
 
@@ -64,18 +64,19 @@ def to_index(residual: np.ndarray, limit: float | str = DEFAULT_RANGE) -> np.nda
 def _table(name: str) -> bytes:
     position = np.clip((np.arange(256) - ZERO) / 127, -1, 1)  # -1 under-exposed ... +1 over-exposed
     if name == 'bwr':  # the release's: (0,0,1) (1,1,1) (1,0,0)
-        colors = np.stack([1 + np.minimum(position, 0), 1 - np.abs(position), 1 - np.maximum(position, 0)], axis=1)
+        red, blue = 1 + np.minimum(position, 0), 1 - np.maximum(position, 0)
+        colors = np.stack([red, np.minimum(red, blue), blue], axis=1)
     else:
         import matplotlib  # slow to import, and only wanted for other maps than the default
 
         if name not in matplotlib.colormaps:
-            raise ValueError(f"colormap {name!r} is unknown: 'bwr' or the name of one of matplotlib's, e.g. 'RdBu_r'")
+            raise ValueError(f"colormap {name!r} is unknown: 'bwr' or one of matplotlib's, e.g. 'RdBu_r'")
         colors = matplotlib.colormaps[name]((position + 1) / 2)[:, :3]
     return np.rint(colors * 255).astype(np.uint8).tobytes()
 
 
 def color_table(name: str = 'bwr') -> np.ndarray:
-    """The (256, 3) uint8 colours of the indices; 'bwr', or any map of matplotlib's (its last colour: over-exposed).
+    """The (256, 3) uint8 colours of the indices: 'bwr', or any map of matplotlib's (over-exposed is its end).
 
     Raises:
         ValueError: there is no such map.
@@ -91,7 +92,7 @@ def encode_png(index: np.ndarray, table: np.ndarray, text: str | None = None) ->
 
 
 def read_text(path: Path) -> str | None:
-    """The text that `encode_png` stored in a heat map; None: no such file, another's, or one that was cut short."""
+    """The text that `encode_png` stored in a heat map; None: no such file, not one of ours, or cut short."""
     try:
         with path.open('rb') as file:
             if file.read(8) != b'\x89PNG\r\n\x1a\n':
@@ -115,8 +116,8 @@ def colorize(index: np.ndarray, table: np.ndarray) -> np.ndarray:
 def overlay(grey: np.ndarray, index: np.ndarray, table: np.ndarray, opacity: float) -> np.ndarray:
     """The map laid over the picture: (H, W, 3) uint8.
 
-    The picture is shown in grey, for its own colours would be taken for the map's. What is ideal stays as it is; the
-    further off, the more of the end colour covers it, up to `opacity` at the end of the scale.
+    The picture is shown in grey, for its own colours would be taken for the map's. What is ideal stays as it
+    is; the further off, the more of the end colour covers it, up to `opacity` at the end of the scale.
 
     Args:
         grey: (H, W) uint8.
@@ -168,15 +169,17 @@ def legend(table: np.ndarray, limit: float | str = DEFAULT_RANGE) -> Image.Image
     picture.paste(Image.fromarray(table[np.tile(ramp, (bar, 1))]), (left, top))
     draw.rectangle((left - 1, top - 1, width - left, top + bar), outline='black')
     if auto:
-        ticks, words = ("picture's largest", 'middle of its range', "picture's smallest"), ('most under', '', 'most over')
-        note = ('Each picture is stretched to its own range (--range auto): colours cannot be compared between',
-                'pictures, and white is not ideal. Residual > 0: under-exposed; < 0: over-exposed.')
+        ticks = ("picture's largest", 'middle of its range', "picture's smallest")
+        words = ('most under', '', 'most over')
+        note = ('Each picture is stretched to its own range (--range auto): colours cannot be compared',
+                'between pictures, and white is not ideal. Residual > 0: under-exposed; < 0: over-exposed.')
     else:
         ticks, words = (f'+{limit:g}', '0', f'-{limit:g}'), ('under-exposed', 'ideal', 'over-exposed')
-        note = ('One fixed scale for all pictures. A positive residual means too dark: the ideal is brighter.',
+        note = ('One fixed scale for all pictures. A positive residual is too dark: the ideal is brighter.',
                 f'Beyond +-{limit:g} the colour stays that of the end.')
     for place, anchor, tick, word in zip((left, width // 2, width - left), ('la', 'ma', 'ra'), ticks, words):
-        draw.line((min(place, width - left - 1), top + bar, min(place, width - left - 1), top + bar + 6), 'black')
+        x = min(place, width - left - 1)
+        draw.line((x, top + bar, x, top + bar + 6), 'black')
         draw.text((place, top + bar + 10), tick, 'black', font, anchor=anchor)
         draw.text((place, top + bar + 32), word, 'black', font, anchor=anchor)
     for row, line in enumerate(note):

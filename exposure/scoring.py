@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-# |residual| from which a pixel counts as under- or over-exposed; the paper states none. A tenth of the grey scale
-# is a difference that one sees at once side by side.
+# |residual| from which a pixel counts as under- or over-exposed; the paper states none. A tenth of the grey
+# scale is a difference that one sees at once side by side.
 THRESHOLD = 0.1
 
 

