@@ -25,14 +25,14 @@ import torch.nn.functional as F
 class SimulationConfig:
     """Ranges are drawn uniformly per picture. The defaults are for training; ``photos`` test sets use :meth:`protocol`."""
     ev: tuple = (-4.0, 4.0)            # global exposure, stops
-    ev_sigma: float = 1.9              # spread of the exposures: normal, cut at ``ev`` (brackets lie around the middle)
-    unchanged: float = 0.12            # share of pictures left as they are: "all fine" must be learned too
+    ev_sigma: float = 2.3              # spread of the exposures: normal, cut at ``ev`` (brackets lie around the middle)
+    unchanged: float = 0.10            # share of pictures left as they are: "all fine" must be learned too
     gamma: tuple = (1.8, 2.6)          # display gamma of the camera curve
     white: tuple = (1.0, 6.0)          # scene light that reaches white; 1 is a curve without shoulder
     contrast: tuple = (0.5, 5.0)       # slope of the sigmoid contrast of the picture style
     black: tuple = (0.0, 0.01)         # scene light (and flare) that the camera still shows as black
     headroom: tuple = (0.0, 2.5)       # stops of light beyond white in the picture's clipped pixels
-    mixed: float = 0.3                 # share of pictures with an exposure that differs over the picture
+    mixed: float = 0.25                # share of pictures with an exposure that differs over the picture
     mixed_ev: tuple = (0.5, 3.0)       # half range of that field, stops
     cast: float = 0.12                 # standard deviation of the white-balance error per channel, stops
     noise: float = 0.5                 # share of pictures with sensor noise

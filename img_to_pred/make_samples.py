@@ -41,7 +41,7 @@ def main():
         'underexposed': exposed(SKIMAGE / 'coffee.png', -3.0),
         'overexposed': exposed(SKIMAGE / 'chelsea.png', 2.0),
         # deep shade on the left, glaring light on the right
-        'under_and_over': exposed(SKIMAGE / 'coffee.png', lambda x: 2.5 * torch.tanh(3 * x)),
+        'under_and_over': exposed(SKIMAGE / 'coffee.png', lambda x: 3 * torch.tanh(3 * x)),
     }
     for name, picture in pictures.items():
         picture.save(HERE / f'{name}.jpg', quality=92)
