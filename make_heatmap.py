@@ -11,6 +11,7 @@ What it writes:
     <name>_exposure.npy          --save-npy: the residual, (ideal grey - this grey) / 255, + under, - over
     <name>_exposure_overlay.png  --overlay A: the map laid over the picture
     _exposure_legend.png         once a run: the scale, in words
+With --criteria, a score from 0 to 100 by a maker's rules and the reason in words stand in the tables (docs/scores.md).
 Where two pictures of a folder share a stem, both keep their extension (a.jpg_exposure.png). Files with such
 names are never taken as input. With --out the folder tree is kept, from the common parent of all inputs
 downwards. Every file gets its name only when it is complete, so an interrupted run is continued with
@@ -45,12 +46,14 @@ from tqdm import tqdm
 
 from datasets.images import IMAGE_EXTENSIONS, MAX_PIXELS, ImageError, read_image
 from exposure import heatmap
+from exposure.criteria import CriteriaError, find_mask, judge, load_criteria, read_mask, shipped
 from exposure.predictor import DEFAULT_CHECKPOINT, PRECISIONS, Batcher, Predictor
 from exposure.scoring import THRESHOLD, score_map
 
 SAMPLES = Path(__file__).resolve().parent / 'img_to_pred'
 OUTPUTS = ('_exposure.png', '_exposure_overlay.png', '_exposure_legend.png')
 COLUMNS = ('score', 'mean_residual', 'mean_abs_residual', 'share_under', 'share_over')
+CRITERIA_COLUMNS = ('criteria_score', 'criteria_label', 'criteria_why')
 SHOWN = 20  # up to so many pictures are also printed one by one
 
 
@@ -72,6 +75,9 @@ class Options:
     overlay: float | None
     save_npy: bool
     skip_existing: bool
+    criteria: object = None  # exposure.criteria.Criteria
+    mask_dir: Path | None = None
+    base: str = ''  # masks lie below mask_dir as pictures below this
 
 
 class PixelBudget:
@@ -115,6 +121,8 @@ def parse_args(argv):
     add('--save-npy', action='store_true', help='also write the residual itself, float32')
     add('--threshold', type=float, default=THRESHOLD, metavar='T',
         help=f'|residual| from which a pixel counts in share_under and share_over, default {THRESHOLD}')
+    add('--criteria', metavar='NAME|FILE', help=f"also a score by a maker's rules: {', '.join(shipped())}, or a JSON file")
+    add('--mask-dir', type=Path, metavar='DIR', help='masks of the subject, named as the pictures, for --criteria')
     add('--csv', type=Path, metavar='F', help='write the scores of all pictures')
     add('--json', type=Path, metavar='F', help='the same as JSON, with settings and failures')
     add('--skip-existing', action='store_true', help='leave out what was made before with the same settings')
@@ -133,6 +141,14 @@ def parse_args(argv):
         args.range = heatmap.check_range(args.range)
     except ValueError as error:
         parser.error(f'argument --range: {error}, but is {args.range!r}')
+    try:
+        args.criteria = load_criteria(args.criteria) if args.criteria is not None else None
+    except CriteriaError as error:
+        parser.error(f'argument --criteria: {error}')
+    if args.mask_dir is not None and not args.mask_dir.is_dir():
+        parser.error(f'argument --mask-dir: {args.mask_dir} is not a folder')
+    if args.mask_dir is None and args.criteria is not None and args.criteria.needs_subject:
+        parser.error(f'argument --criteria: {args.criteria.name} needs masks of the subject, --mask-dir')
     if args.out is not None and args.out.exists() and not args.out.is_dir():
         parser.error(f'argument --out: {args.out} is not a folder')
     return args, parser
@@ -258,6 +274,12 @@ def draw(job: Job, predictor: Predictor, network, options: Options, budget: Pixe
         scores = dataclasses.asdict(score_map(residual, predictor.threshold))
         row = {'width': residual.shape[1], 'height': residual.shape[0]}
         row.update((name, round(scores[name], 6)) for name in COLUMNS)
+        if options.criteria is not None:
+            mask = None
+            if options.criteria.needs_subject:
+                mask = read_mask(find_mask(options.mask_dir, job.picture, options.base), residual.shape)
+            judgement = judge(residual, options.criteria, item.grey, mask)
+            row.update(zip(CRITERIA_COLUMNS, (judgement.score, judgement.label, judgement.why)))
         index = heatmap.to_index(residual, options.range)
         os.makedirs(os.path.dirname(job.target) or '.', exist_ok=True)
         if options.save_npy:
@@ -303,6 +325,9 @@ def run(jobs: list[Job], predictor: Predictor, options: Options, workers: int, b
                 rows[place] = draw(job, predictor, network, options, budget)
             except ImageError as error:
                 reasons[place] = str(error)
+            except CriteriaError as error:
+                message = str(error)
+                reasons[place] = message if job.picture in message else f'{job.picture}: {message}'
             except OSError as error:
                 reasons[place] = f'{job.picture}: cannot write {error.filename} ({error.strerror or error})'
             except MemoryError:
@@ -342,7 +367,7 @@ def write_tables(args, jobs: list[Job], rows: list, reasons: list, settings: dic
     ]
     if args.csv is not None:
         text = io.StringIO(newline='')
-        names = ('picture', 'heatmap', 'width', 'height', *COLUMNS)
+        names = ('picture', 'heatmap', 'width', 'height', *COLUMNS, *(CRITERIA_COLUMNS if args.criteria else ()))
         writer = csv.DictWriter(text, names, lineterminator='\n')
         writer.writeheader()
         writer.writerows(table)
@@ -366,6 +391,8 @@ def report(jobs: list[Job], rows: list, reasons: list, own: int) -> None:
             print(f'{printable(job.target)}_exposure.png  score {row["score"]:.2f}',
                   f'mean residual {row["mean_residual"]:+.3f}',
                   f'under {row["share_under"]:.0%}  over {row["share_over"]:.0%}', sep='  ')
+            if 'criteria_why' in row:
+                print(f"    {printable(row['criteria_why'])}")
     if own:
         print(f'left out {own} files that are named like heat maps (*_exposure*.png)', file=sys.stderr)
     failures = [printable(why) for why in reasons if why is not None]
@@ -444,7 +471,10 @@ def main(argv=None) -> int:
         'colormap': args.colormap,
         'threshold': args.threshold,
     }
-    options = Options(settings, args.range, table, args.overlay, args.save_npy, args.skip_existing)
+    if args.criteria is not None:
+        settings['criteria'] = hashlib.sha256(repr((args.criteria, str(args.mask_dir))).encode()).hexdigest()[:16]
+    options = Options(settings, args.range, table, args.overlay, args.save_npy, args.skip_existing,
+                      args.criteria, args.mask_dir, str(folder))
     mine = jobs[rank::world]
     try:
         rows, reasons = run(mine, predictor, options, workers, batch_size, quiet=rank > 0)

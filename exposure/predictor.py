@@ -55,7 +55,7 @@ class ExposureMap:
     scores: Scores
 
     def __getattr__(self, name):
-        if name in Scores.__dataclass_fields__:
+        if not name.startswith('_') and hasattr(Scores, name) or name in Scores.__dataclass_fields__:
             return getattr(self.scores, name)
         raise AttributeError(name)
 

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 
 
 def to_grid(x, grid):
-    """(B, C, H, W) -> (B, C, grid, grid), antialiased bilinear (through fp32: the CPU has no bf16 kernel for it)."""
-    return F.interpolate(x.float(), size=(grid, grid), mode='bilinear', align_corners=False, antialias=True).to(x.dtype)
+    """(B, C, H, W) -> (B, C, grid, grid), antialiased bilinear (half precision through fp32: the CPU has no such kernel)."""
+    y = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    return F.interpolate(y, size=(grid, grid), mode='bilinear', align_corners=False, antialias=True).to(x.dtype)
 
 
 def from_grid(x, size):

@@ -492,3 +492,26 @@ def test_release_weights_give_the_release_heat_maps(tmp_path, released_dir):
         theirs = Image.open(published).convert('RGB').resize(ours.size, Image.Resampling.BILINEAR)
         difference = np.abs(np.asarray(ours).astype(int) - np.asarray(theirs))
         assert difference.mean() <= 6  # of 255; theirs went through a figure at half the size
+
+
+def test_criteria_give_a_score_and_its_reason(weights, tmp_path, capsys):
+    folder = tmp_path / 'in'
+    save(folder / 'a.png')
+    assert call(weights, folder, '--criteria', 'paper', '--json', tmp_path / 'r.json', '--csv', tmp_path / 'r.csv') == 0
+    [row] = list(csv.DictReader((tmp_path / 'r.csv').open()))
+    assert 0 <= float(row['criteria_score']) <= 100 and row['criteria_why'] in capsys.readouterr().out
+
+
+def test_criteria_faults_are_one_line(weights, tmp_path, capsys):
+    folder = tmp_path / 'in'
+    save(folder / 'a.png')
+    for flags, word in ((['--criteria', 'nobodys'], 'nobodys'), (['--criteria', 'portrait'], '--mask-dir'),
+                        (['--criteria', 'portrait', '--mask-dir', str(tmp_path / 'no')], 'not a folder')):
+        with pytest.raises(SystemExit) as stop:
+            call(weights, folder, *flags)
+        assert stop.value.code == 2 and word in capsys.readouterr().err
+    (tmp_path / 'masks').mkdir()
+    assert call(weights, folder, '--criteria', 'portrait', '--mask-dir', tmp_path / 'masks') == 1
+    assert 'a.png' in capsys.readouterr().err
+    save(tmp_path / 'masks' / 'a.png', Image.new('L', (90, 60), 255))
+    assert call(weights, folder, '--criteria', 'portrait', '--mask-dir', tmp_path / 'masks') == 0

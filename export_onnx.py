@@ -1,0 +1,195 @@
+"""Write the network as ONNX, or as a torch.export program, with dynamic batch, height and width.
+
+    python export_onnx.py                                           # checkpoints/p_ieanet.onnx
+    python export_onnx.py --checkpoint mine.safetensors --out mine.onnx
+    python export_onnx.py --format torch --out p_ieanet.pt2         # torch.export.load('p_ieanet.pt2').module()
+
+The input `picture` is (B, 3, H, W) float32 RGB on [0, 1], H and W at least 32; the output `residual` is (B, 1, H, W).
+With --maps there are the outputs `gain` and `offset` instead, for those who bring them to full size themselves as
+`exposure.Predictor` does: residual = clamp(grey 2^gain + offset, 0, 1) - grey.
+The ONNX file is compared with PyTorch at five sizes and two batches where onnxruntime is installed; --no-check leaves
+that out. Needs onnx and onnxscript. Exit code: 0; 1 when the comparison fails; 2 for a bad argument or file.
+"""
+import argparse
+import copy
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from models.checkpoint import load_model
+
+ROOT = Path(__file__).resolve().parent
+SIZES = ((256, 256), (32, 32), (37, 61), (180, 256), (512, 339))
+BATCHES = (1, 3)
+TOLERANCE = 1e-4
+
+
+def _halves(x, dim):
+    """Even and odd rows (or columns); an odd side repeats its last one.
+
+    The same as `models.haar` with its padding, but by index and without a branch on the side's parity, so that
+    one program holds for odd and even sides.
+    """
+    size = x.shape[dim]
+    first = 2 * torch.arange((size + 1) // 2, device=x.device)
+    return x.index_select(dim, first), x.index_select(dim, (first + 1).clamp_max(size - 1))
+
+
+def split_haar(x):
+    """`models.haar.haar_dwt2d` for export."""
+    upper, lower = _halves(x, 2)
+    (a, b), (c, d) = _halves(upper, 3), _halves(lower, 3)
+    top, bottom, left, right = a + b, c + d, a - b, c - d
+    return (top + bottom) / 2, (top - bottom) / 2, (left + right) / 2, (left - right) / 2
+
+
+def merge_haar(ll, lh, hl, hh, size):
+    """`models.haar.haar_idwt2d` for export."""
+    top, bottom, left, right = ll + lh, ll - lh, hl + hh, hl - hh
+    return _interleave((top + left) / 2, (top - left) / 2, (bottom + right) / 2, (bottom - right) / 2, size)
+
+
+def split_polyphase(x):
+    """`models.p_ieanet.polyphase` for export."""
+    upper, lower = _halves(x, 2)
+    return (*_halves(upper, 3), *_halves(lower, 3))
+
+
+def _interleave(a, b, c, d, size):
+    """The four pixels of each block put together, cropped to ``size``; by index, see :func:`_halves`."""
+    upper, lower = _alternate(a, b, 3, size[1]), _alternate(c, d, 3, size[1])
+    return _alternate(upper, lower, 2, size[0])
+
+
+def _alternate(first, second, dim, size):
+    k = torch.arange(size, device=first.device)
+    return torch.cat((first, second), dim).index_select(dim, k % 2 * first.shape[dim] + k // 2)
+
+
+class Halving(nn.Module):
+    """A convolution of stride 2 whose answer is said to be ceil(side / 2), as the wavelet's: the same number."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x):
+        y = self.conv(x)
+        for dim in (2, 3):
+            y = y.index_select(dim, torch.arange((x.shape[dim] + 1) // 2, device=x.device))
+        return y
+
+
+class Exported(nn.Module):
+    """The network with its wavelet in the form for export; picture -> residual, or -> (gain, offset)."""
+
+    def __init__(self, model, maps=False):
+        super().__init__()
+        self.model, self.maps = copy.deepcopy(model).eval(), maps
+        dwt = self.model.config.use_dwt
+        self.model.split = split_haar if dwt else split_polyphase
+        self.model.merge = merge_haar if dwt else _interleave
+        if self.model.config.use_structure:
+            self.model.structure.down = nn.ModuleList(map(Halving, self.model.structure.down))
+
+    def forward(self, picture):
+        return self.model.gain_and_offset(picture) if self.maps else self.model(picture)
+
+
+def export_program(model, maps=False):
+    """A `torch.export.ExportedProgram` of a PIEANet, dynamic in batch, height and width.
+
+    Raises:
+        ValueError: for another network, or ``maps`` without the gain head.
+    """
+    config = getattr(model, 'config', None)
+    if not hasattr(model, 'fields') or not hasattr(config, 'use_dwt'):
+        raise ValueError(f'{type(model).__name__} cannot be exported, accepted: PIEANet (the authors\' network mixes its batch '
+                         'and takes 256x256 only)')
+    if maps and config.head != 'gain':
+        raise ValueError(f"the network's head is {config.head!r}: it has no gain and offset")
+    shapes = {'picture': {0: torch.export.Dim('batch', min=1, max=1024), 2: torch.export.Dim('height', min=32, max=16384),
+                          3: torch.export.Dim('width', min=32, max=16384)}}
+    with torch.no_grad():
+        return torch.export.export(Exported(model, maps), (torch.rand(2, 3, 72, 104),), dynamic_shapes=shapes, strict=False)
+
+
+def export_onnx(model, path, maps=False, opset=18):
+    """Write a PIEANet as one ONNX file; errors as of :func:`export_program`."""
+    program = export_program(model, maps)
+    outputs = ['gain', 'offset'] if maps else ['residual']
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # the exporter's own deprecations
+        onnx_program = torch.onnx.export(program, input_names=['picture'], output_names=outputs, opset_version=opset,
+                                         dynamo=True, verbose=False)
+    path = Path(path)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        onnx_program.save(str(temporary), external_data=False)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def largest_difference(model, path, maps=False, sizes=SIZES, batches=BATCHES):
+    """Largest |ONNX - PyTorch| over sizes, batches and outputs, in fp32 on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    generator = torch.Generator().manual_seed(0)
+    largest = 0.0
+    for height, width in sizes:
+        for batch in batches:
+            x = torch.rand(batch, 3, height, width, generator=generator)
+            expected = model.gain_and_offset(x) if maps else (model(x),)
+            for ours, theirs in zip(expected, session.run(None, {'picture': x.numpy()})):
+                if theirs.shape != tuple(ours.shape):
+                    raise ValueError(f'{path}: answers {theirs.shape} to a picture of {tuple(x.shape)}')
+                largest = max(largest, float((ours - torch.from_numpy(theirs)).abs().max()))
+    return largest
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--checkpoint', type=Path, default=ROOT / 'checkpoints' / 'p_ieanet.safetensors', metavar='F')
+    parser.add_argument('--out', type=Path, metavar='F', help='default: beside the checkpoint, .onnx or .pt2')
+    parser.add_argument('--format', choices=('onnx', 'torch'), default='onnx')
+    parser.add_argument('--maps', action='store_true', help='outputs gain and offset in place of the residual')
+    parser.add_argument('--opset', type=int, default=18, help='18 or newer (antialiased resizing), default 18')
+    parser.add_argument('--no-check', action='store_true', help='do not compare with PyTorch')
+    args = parser.parse_args(argv)
+    if args.opset < 18:
+        parser.error(f'argument --opset: is {args.opset}, accepted: 18 or newer')
+    out = args.out or args.checkpoint.with_suffix('.onnx' if args.format == 'onnx' else '.pt2')
+    try:
+        model = load_model(args.checkpoint)
+        if args.format == 'torch':
+            torch.export.save(export_program(model, args.maps), out)
+            print(out)
+            return 0
+        export_onnx(model, out, args.maps, args.opset)
+    except (ValueError, OSError) as error:
+        parser.error(' '.join(str(error).split())[:500])
+    except ImportError as error:
+        parser.error(f'{error}: pip install onnx onnxscript')
+    print(f'{out}: {out.stat().st_size / 1e6:.1f} MB')
+    if not args.no_check:
+        try:
+            difference = largest_difference(model, out, args.maps)
+        except ImportError:
+            print('not compared with PyTorch: onnxruntime is not installed', file=sys.stderr)
+            return 0
+        print(f'largest difference from PyTorch {difference:.1e} over {len(SIZES)} sizes and batches of {BATCHES}')
+        if difference > TOLERANCE:
+            print(f'that is more than {TOLERANCE:g}', file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

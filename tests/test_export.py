@@ -1,0 +1,93 @@
+"""export_onnx.py: the exported form equals the network, at any size, and says in one line what it cannot do."""
+from dataclasses import replace
+
+import pytest
+import torch
+
+import export_onnx
+from models import PIEANet, save_model
+from models.haar import haar_dwt2d, haar_idwt2d
+from models.p_ieanet import inverse_polyphase, polyphase
+from tests_support import SMALL
+
+VARIANTS = {'full': {}, 'residual head': {'head': 'residual'}, 'no dwt': {'use_dwt': False},
+            'no structure': {'use_structure': False}, 'no lightness': {'use_lightness': False}}
+
+
+def network(**changes):
+    """Small and untrained, with maps that are not flat."""
+    torch.manual_seed(0)
+    net = PIEANet(replace(SMALL, **changes))
+    with torch.no_grad():
+        net.head[-1].weight.normal_(std=0.3)
+        net.level[-1].weight.normal_(std=0.3)
+    return net.eval()
+
+
+@pytest.mark.parametrize('size', [(8, 8), (7, 10), (10, 7), (9, 13)])
+def test_wavelets_for_export_are_the_wavelets(size):
+    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    for split, merge, split_, merge_ in ((haar_dwt2d, haar_idwt2d, export_onnx.split_haar, export_onnx.merge_haar),
+                                         (polyphase, inverse_polyphase, export_onnx.split_polyphase, export_onnx._interleave)):
+        bands = split(x)
+        assert all(torch.equal(a, b) for a, b in zip(bands, split_(x)))
+        assert torch.allclose(merge(*bands, size=size), merge_(*bands, size=size), atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('changes', VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize('size', [(32, 32), (33, 47), (61, 200)])
+def test_exported_module_equals_the_network(changes, size):
+    net, x = network(**changes), torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(export_onnx.Exported(net)(x), net(x), atol=1e-6)
+    assert net.split in (haar_dwt2d, polyphase)  # the network itself stays as it was
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('changes', VARIANTS.values(), ids=VARIANTS)
+def test_onnx_equals_the_network(changes, tmp_path):
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    net = network(**changes)
+    export_onnx.export_onnx(net, tmp_path / 'a.onnx')
+    assert [p.name for p in tmp_path.iterdir()] == ['a.onnx']  # one file, nothing left behind
+    assert export_onnx.largest_difference(net, tmp_path / 'a.onnx') < 1e-4
+
+
+@pytest.mark.slow
+def test_gain_and_offset(tmp_path):
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    net = network()
+    export_onnx.export_onnx(net, tmp_path / 'a.onnx', maps=True)
+    assert export_onnx.largest_difference(net, tmp_path / 'a.onnx', maps=True) < 1e-4
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_export_program_survives_its_file(tmp_path, capsys):
+    net = network()
+    save_model(net, tmp_path / 'a.safetensors')
+    assert export_onnx.main(['--checkpoint', str(tmp_path / 'a.safetensors'), '--format', 'torch']) == 0
+    module = torch.export.load(tmp_path / 'a.pt2').module()
+    for shape in ((1, 3, 32, 32), (3, 3, 45, 130)):
+        x = torch.rand(shape, generator=torch.Generator().manual_seed(2))
+        assert torch.allclose(module(x), net(x), atol=1e-5)
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (['--checkpoint', 'none.safetensors'], 'none.safetensors: no such file'),
+    (['--opset', '17'], '18 or newer'),
+    (['--checkpoint', 'residual.safetensors', '--maps'], 'no gain and offset'),
+])
+def test_errors_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save_model(network(head='residual'), 'residual.safetensors')
+    with pytest.raises(SystemExit) as end:
+        export_onnx.main(arguments)
+    assert end.value.code == 2 and words in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_other_networks_are_refused():
+    with pytest.raises(ValueError, match='Conv2d cannot be exported'):
+        export_onnx.export_program(torch.nn.Conv2d(3, 1, 1))
