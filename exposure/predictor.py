@@ -143,11 +143,14 @@ class Predictor:
         if compile:
             self.network = torch.compile(self.network, dynamic=True)
 
-    def predict(self, picture: str | os.PathLike | Image.Image) -> ExposureMap:
-        """The map of one picture (a path, or a PIL picture of any mode).
+    def predict(self, picture: 'Picture') -> ExposureMap:
+        """The map of one picture: a path, a PIL picture of any mode, an array or a tensor.
+
+        Arrays are (H, W, 3) uint8 RGB, tensors (3, H, W) floating point RGB on [0, 1] (taken at 8 bit).
 
         Raises:
             ImageError (a ValueError): the file cannot be read as a picture; one line with its name.
+            ValueError: an array or tensor of another shape, type or range.
         """
         return self.predict_batch([picture])[0]
 
@@ -169,8 +172,14 @@ class Predictor:
 
     # The steps, for pipelines that overlap them (make_heatmap.py). All may be called from several threads.
 
-    def read(self, picture: str | os.PathLike | Image.Image) -> Image.Image:
-        """A path or any PIL picture as 8-bit sRGB."""
+    def read(self, picture: 'Picture') -> Image.Image:
+        """Anything that `predict` takes as 8-bit sRGB."""
+        if torch.is_tensor(picture):
+            picture = tensor_to_array(picture)
+        if isinstance(picture, np.ndarray):
+            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+                raise ValueError(f'an array must be (H, W, 3) uint8 RGB, but is {picture.shape} {picture.dtype}')
+            return Image.fromarray(picture)
         if isinstance(picture, Image.Image):
             return convert_image(picture)
         return read_image(picture, self.max_pixels)
@@ -220,6 +229,19 @@ class Predictor:
             else:
                 np.clip(maps[0], -1, 1, out=residual[top:bottom])
         return residual
+
+
+Picture = str | os.PathLike | Image.Image | np.ndarray | torch.Tensor
+
+
+def tensor_to_array(x: torch.Tensor) -> np.ndarray:
+    """(3, H, W) on [0, 1] -> (H, W, 3) uint8."""
+    if x.ndim != 3 or x.shape[0] != 3 or not x.numel() or not x.is_floating_point():
+        raise ValueError(f'a tensor must be (3, H, W) floating point RGB, but is {tuple(x.shape)} {x.dtype}')
+    low, high = x.min().item(), x.max().item()
+    if not (0 <= low and high <= 1):  # also where one of them is not a number
+        raise ValueError(f'a tensor must lie on [0, 1], but is on [{low:g}, {high:g}]')
+    return (x.detach().float() * 255).round().byte().permute(1, 2, 0).cpu().numpy()
 
 
 def pick_device(device: str | torch.device) -> torch.device:

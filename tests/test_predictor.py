@@ -352,3 +352,25 @@ def test_half_size_copies_of_photographs(data_dir):
         half = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.LANCZOS)
         full, half = predictor.predict_batch([picture, half])
         assert abs(full.mean_residual - half.mean_residual) <= 0.02, file.name
+
+
+def test_path_picture_array_and_tensor_give_the_same_map(tmp_path):
+    predictor, picture = Predictor(model=tiny(), device='cpu', size=64), photo()
+    picture.save(tmp_path / 'a.png')
+    expected = predictor.predict(picture).residual
+    for same in (tmp_path / 'a.png', str(tmp_path / 'a.png'), np.asarray(picture), to_tensor(picture), to_tensor(picture).double()):
+        assert np.array_equal(predictor.predict(same).residual, expected)
+
+
+@pytest.mark.parametrize('bad', [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.float32), torch.zeros(1, 8, 8),
+                                 torch.full((3, 8, 8), 1.5), torch.full((3, 8, 8), float('nan')), torch.zeros(3, 8, 8, dtype=torch.uint8)])
+def test_wrong_arrays_and_tensors_are_named(bad):
+    with pytest.raises(ValueError, match='must'):
+        Predictor(model=Constant(), device='cpu').predict(bad)
+
+
+def test_numbers_are_reachable_on_the_result():
+    result = Predictor(model=Constant(0.3), device='cpu').predict(photo())
+    assert result.mean_under == result.scores.mean_under and result.share_under == 1
+    with pytest.raises(AttributeError):
+        result.nothing
