@@ -2,6 +2,7 @@
 
     python eval_benchmark.py ... --out benchmarks/results/benchmark.csv && python benchmarks/readme_table.py
 """
+import argparse
 import csv
 import sys
 from pathlib import Path
@@ -43,6 +44,7 @@ def insert(readme, text):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     with open(ROOT / 'benchmarks/results/benchmark.csv', newline='') as f:
         text = figures(list(csv.DictReader(f)))
     readme = ROOT / 'README.md'

@@ -179,7 +179,8 @@ def test_inputs_and_result(tmp_path):
     picture = photo()
     picture.save(tmp_path / 'a.png')
     results = predictor.predict_batch([picture, tmp_path / 'a.png', str(tmp_path / 'a.png')])
-    assert all((result.residual == results[0].residual).all() for result in results)
+    # places of a batch may differ by rounding when several threads share the work
+    assert all(np.abs(result.residual - results[0].residual).max() <= 1e-5 for result in results)
     result = results[0]
     assert result.scores == score_map(result.residual, 0.2) and result.score == result.scores.score
     assert result.threshold == 0.2
