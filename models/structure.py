@@ -20,7 +20,9 @@ def gradient_maps(z):
         repeated outwards, so a difference across it is zero.
     """
     h, w = z.shape[-2:]
-    p = F.pad(z, (1, 1, 1, 1), mode='replicate')
+    # Joined rather than padded: the compiler's kernel for the gradient of replicate padding fails on channels_last maps.
+    p = torch.cat((z[..., :1, :], z, z[..., -1:, :]), 2)
+    p = torch.cat((p[..., :1], p, p[..., -1:]), 3)
     return torch.stack([p[..., 1 + dy:1 + dy + h, 1 + dx:1 + dx + w] - z for dx, dy in DIRECTIONS], 1)
 
 
