@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from .iea40k import IEA40K, DatasetError
-from .transforms import random_flip_crop_resize, resize
+from .transforms import augment, resize
 
 HEADER = 4096  # bytes kept for the fingerprint
 
@@ -92,10 +92,5 @@ class CachedIEA40K(Dataset):
         sample = {'image': torch.from_numpy(np.array(item['image'])).permute(2, 0, 1).contiguous().float() / 255,
                   'residual': torch.from_numpy(np.array(item['label'], np.float32))[None] / 255,
                   'mask': torch.from_numpy(np.array(item['valid'], np.float32))[None]}
-        if self.augment:
-            generator = torch.Generator()
-            generator.manual_seed(seed) if seed is not None else generator.seed()
-            sample = random_flip_crop_resize(sample, size, generator)
-        elif size != self.side:
-            sample = resize(sample, size)
+        sample = augment(sample, size, seed) if self.augment else resize(sample, size)
         return {**sample, 'score': row['score'], 'img_id': row['img_id'], 'ref_id': row['ref_id']}

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import Dataset
 
 from .images import read_image, resize_rgb, to_tensor
-from .transforms import random_flip_crop_resize, resize
+from .transforms import augment, resize
 
 COLUMNS = ('img_id', 'ref_id', 'score')
 
@@ -161,16 +161,11 @@ class IEA40K(Dataset):
         row = self.rows[index]
         picture = read_image(self.root / 'IEA_img' / row['img_id'])
         label = read_label(self.label_path(row), self.label_shape)
-        sample = {'image': to_tensor(resize_rgb(picture, tuple(label.shape[-2:]))), 'residual': label,
-                  'mask': torch.ones_like(label)}
+        # For augmentation at the label's size; else straight from the file to the size asked for, in 8 bit.
+        shape = tuple(label.shape[-2:]) if self.augment else (size, size)
+        sample = {'image': to_tensor(resize_rgb(picture, shape)), 'residual': label, 'mask': torch.ones_like(label)}
         validity = self.root / 'label' / 'validity' / self.label_path(row).name
         if validity.exists():
             sample['mask'] = torch.from_numpy(np.array(read_array(validity, (np.uint8, np.bool_), 'uint8'), dtype=np.float32))[None]
-        if self.augment:
-            generator = torch.Generator()
-            generator.manual_seed(seed) if seed is not None else generator.seed()
-            sample = random_flip_crop_resize(sample, size, generator)
-        elif sample['image'].shape[-2:] != (size, size):
-            sample = resize(sample, size)
-            sample['image'] = to_tensor(resize_rgb(picture, size))  # straight from the file, 8 bit
+        sample = augment(sample, size, seed) if self.augment else resize(sample, size)
         return {**sample, 'score': row['score'], 'img_id': row['img_id'], 'ref_id': row['ref_id']}

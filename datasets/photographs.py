@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 
 from .iea40k import DatasetError
 from .images import IMAGE_EXTENSIONS, read_image, resize_rgb
-from .transforms import random_flip_crop_resize
+from .transforms import augment
 
 
 def list_images(folder):
@@ -44,8 +44,7 @@ class Photographs(Dataset):
     def __getitem__(self, key):
         index, seed, size = key
         image = torch.from_numpy(self.pictures[index]).permute(2, 0, 1).float() / 255
-        generator = torch.Generator().manual_seed(seed)
         zero = torch.zeros(1, self.side, self.side)
-        sample = random_flip_crop_resize({'image': image, 'residual': zero, 'mask': zero + 1}, size, generator)
+        sample = augment({'image': image, 'residual': zero, 'mask': zero + 1}, size, seed)
         sample['image'] = (sample['image'] * 255).round() / 255
         return {**sample, 'score': 10.0, 'img_id': str(self.files[index]), 'ref_id': str(self.files[index])}

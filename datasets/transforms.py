@@ -36,10 +36,10 @@ def resize(sample, size):
     The residual is linear in grey, so resizing it equals taking the difference of the resized pictures.
     """
     size = (size, size) if isinstance(size, int) else tuple(size)
-    if sample['image'].shape[-2:] == size:
-        return dict(sample)
 
     def f(t):
+        if t.shape[-2:] == size:
+            return t
         return F.interpolate(t[None].float(), size=size, mode='bilinear', align_corners=False, antialias=True)[0]
     out = _apply(sample, f)
     if 'mask' in out:
@@ -65,3 +65,10 @@ def random_flip_crop_resize(sample, size, generator, scale=(0.6, 1.0), ratio=(0.
     ch, cw = min(h, round(h * area ** 0.5 * aspect)), min(w, round(w * area ** 0.5 / aspect))
     top, left = int((h - ch + 1) * u[3]), int((w - cw + 1) * u[4])
     return resize(crop(sample, top, left, ch, cw), size)
+
+
+def augment(sample, size, seed=None):
+    """:func:`random_flip_crop_resize`, fixed by ``seed``; a fresh random one where it is None."""
+    generator = torch.Generator()
+    generator.manual_seed(seed) if seed is not None else generator.seed()
+    return random_flip_crop_resize(sample, size, generator)
