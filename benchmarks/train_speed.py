@@ -2,12 +2,15 @@
 
     python benchmarks/train_speed.py                                  photographs of img_to_pred/, simulated on the fly
     python benchmarks/train_speed.py --photos DIR --batch 16 36 --amp off bf16 --compile
+    python benchmarks/train_speed.py --data SET --csv SET/train.csv --size 256         pairs, from the one-file cache
 
-Prints a table and writes benchmarks/results/train_speed_<device>.csv. Every row is its own warmed-up model; medians over the steps.
+Prints a table and writes benchmarks/results/train_speed_<device>.csv. Every row is its own warmed-up model; medians over the steps. Memory is the
+GPU's peak, or the process's peak so far on the CPU.
 """
 import argparse
 import contextlib
 import csv
+import resource
 import statistics
 import sys
 import time
@@ -21,7 +24,6 @@ sys.path.insert(0, str(ROOT))
 from metrics.environment import hardware  # noqa: E402
 from models import PIEANet  # noqa: E402
 from train_wavelet import expose_batch, get_args, loss_of, training_loader  # noqa: E402
-from datasets.simulation import SimulationConfig  # noqa: E402
 
 
 def matrix_rate(device, dtype, n=4096, repeats=5):
@@ -42,8 +44,8 @@ def now(device):
     return time.perf_counter()
 
 
-def measure(photos, device, batch, size, amp, compiled, workers, steps):
-    args = get_args(['--photos', str(photos), '--out', 'unused', '--batch-size', str(batch), '--sizes', str(size), '--workers', str(workers)])
+def measure(source, device, batch, size, amp, compiled, workers, steps):
+    args = get_args([*map(str, source), '--out', 'unused', '--batch-size', str(batch), '--sizes', str(size), '--workers', str(workers)])
     loader, _, _ = training_loader(args, 0, steps + 3, 0, 1)
     network = PIEANet().to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
@@ -56,7 +58,7 @@ def measure(photos, device, batch, size, amp, compiled, workers, steps):
         start = now(device)
         raw = next(batches)
         loaded = now(device)
-        image, residual, mask = expose_batch(raw, device, step, SimulationConfig())
+        image, residual, mask = expose_batch(raw, device, step, args.jitter)
         simulated = now(device)
         with autocast():
             pred = model(image.to(memory_format=torch.channels_last))
@@ -71,8 +73,9 @@ def measure(photos, device, batch, size, amp, compiled, workers, steps):
     total = statistics.median(totals)
     flop = flop_of_step(device, batch, size)
     rate = matrix_rate(device, torch.bfloat16 if amp == 'bf16' else torch.float32)
-    memory = torch.cuda.max_memory_allocated() / 2 ** 20 if device.type == 'cuda' else 0
-    return dict(device=device.type, amp=amp, compile=int(compiled), batch=batch, size=size, workers=workers,
+    memory = torch.cuda.max_memory_allocated() / 2 ** 20 if device.type == 'cuda' else \
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 10
+    return dict(device=device.type, source=source[0].lstrip('-'), amp=amp, compile=int(compiled), batch=batch, size=size, workers=workers,
                 pictures_per_second=round(batch / total, 1), waiting_share=round(statistics.median(waits) / total, 4),
                 simulation_share=round(statistics.median(simulations) / total, 4),
                 matrix_rate_share=round(flop / total / rate, 4), peak_mib=round(memory))
@@ -88,6 +91,8 @@ def flop_of_step(device, batch, size):
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--photos', type=Path, default=ROOT / 'img_to_pred')
+    p.add_argument('--data', type=Path, help='a set in the IEA40K layout instead, from its cache')
+    p.add_argument('--csv', type=Path, help='its training split')
     p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     p.add_argument('--batch', type=int, nargs='+', default=[16])
     p.add_argument('--size', type=int, nargs='+', default=[128, 256])
@@ -97,12 +102,13 @@ def main():
     p.add_argument('--steps', type=int, default=10)
     args = p.parse_args()
     device, rows = torch.device(args.device), []
+    source = ['--data', args.data, '--train-csv', args.csv, '--cache'] if args.data else ['--photos', args.photos]
     for batch in args.batch:
         for size in args.size:
             for amp in args.amp:
                 for compiled in (False, True) if args.compile else (False,):
                     for workers in args.workers:
-                        rows.append(measure(args.photos, device, batch, size, amp, compiled, workers, args.steps))
+                        rows.append(measure(source, device, batch, size, amp, compiled, workers, args.steps))
                         print('  '.join(f'{k} {v}' for k, v in rows[-1].items()), flush=True)
     out = ROOT / 'benchmarks' / 'results' / f'train_speed_{device.type}.csv'
     about = hardware(device)

@@ -142,9 +142,16 @@ def resize_rgb(picture: Image.Image, size: int | tuple[int, int], fast: bool = F
         return picture
     if not fast:
         return picture.resize((width, height), Image.Resampling.BILINEAR)
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
-    small = F.interpolate(pixels, size=(height, width), mode='bilinear', antialias=True)
-    return Image.fromarray(small[0].permute(1, 2, 0).contiguous().numpy())
+    return Image.fromarray(resize_pixels(np.array(picture), height, width))
+
+
+def resize_pixels(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """`resize_rgb`'s fast way for (H, W, 3) uint8 arrays."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    small = F.interpolate(planes, size=(height, width), mode='bilinear', antialias=True)
+    return small[0].permute(1, 2, 0).contiguous().numpy()
 
 
 def to_tensor(picture: Image.Image) -> torch.Tensor:

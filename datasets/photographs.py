@@ -5,18 +5,20 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .iea40k import DatasetError
+from .iea40k import DatasetError, read_csv
 from .images import IMAGE_EXTENSIONS, read_image, resize_rgb
 from .transforms import augment
 
 
 def list_images(folder):
-    """All pictures below a folder, sorted.
+    """All pictures below a folder, sorted; or, for the CSV of a set in the IEA40K layout that lies in its folder, the references of its rows.
 
     Raises:
-        DatasetError: when the folder is missing or holds none.
+        DatasetError: when the folder is missing or holds none, or the CSV cannot be used.
     """
     folder = Path(folder)
+    if folder.suffix == '.csv':
+        return [folder.parent / 'label' / 'global_best' / r for r in sorted({row['ref_id'] for row in read_csv(folder)})]
     if not folder.is_dir():
         raise DatasetError(f'{folder}: no such folder')
     files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in IMAGE_EXTENSIONS and p.is_file())
@@ -32,8 +34,8 @@ class Photographs(Dataset):
     ``simulate`` true: the training step exposes it anew, batched, on its own device.
     """
 
-    def __init__(self, folder, side=320):
-        self.files, self.side = list_images(folder), side
+    def __init__(self, folders, side=320):
+        self.files, self.side = [path for folder in folders for path in list_images(folder)], side
         self.pictures = np.empty((len(self.files), side, side, 3), np.uint8)
         for i, path in enumerate(self.files):
             self.pictures[i] = resize_rgb(read_image(path), side)

@@ -23,17 +23,18 @@ class StepSampler(Sampler):
     Args:
         lengths: number of samples of each part. counts: samples that each part gives to a global batch.
         sizes: picture sides to choose from, one a step. seed: of everything.
+        late_sizes: the same for the last fifth of the steps up to ``stop``; empty: ``sizes`` to the end.
         start, stop: steps. rank, world: this process and their number; ``sum(counts)`` must be a multiple of ``world``.
     """
 
-    def __init__(self, lengths, counts, sizes, seed, start, stop, rank=0, world=1):
+    def __init__(self, lengths, counts, sizes, seed, start, stop, rank=0, world=1, late_sizes=()):
         if sum(counts) % world:
             raise ValueError(f'the batch of {sum(counts)} cannot be shared among {world} processes')
         if any(c and not n for n, c in zip(lengths, counts)):
             raise ValueError(f'an empty part cannot give samples: lengths {lengths}, counts {counts}')
         self.lengths, self.counts, self.sizes, self.seed = lengths, counts, sizes, seed
         self.start, self.stop, self.rank, self.world = start, stop, rank, world
-        self._orders = {}
+        self.late_sizes, self._orders = late_sizes, {}
 
     def __len__(self):
         return self.stop - self.start
@@ -48,7 +49,8 @@ class StepSampler(Sampler):
 
     def batch(self, step):
         """The keys of the whole global batch of a step."""
-        size = self.sizes[mixed(self.seed, 2, step) % len(self.sizes)]
+        sizes = self.late_sizes if self.late_sizes and step >= 0.8 * self.stop else self.sizes
+        size = sizes[mixed(self.seed, 2, step) % len(sizes)]
         keys, offset = [], 0
         for part, (n, count) in enumerate(zip(self.lengths, self.counts)):
             for j in range(count):

@@ -46,6 +46,11 @@ class SimulationConfig:
         """What the ``photos`` sets use: a random curve with headroom, nothing else; EV is given, JPEG is the file's."""
         return cls(unchanged=0.0, mixed=0.0, cast=0.0, noise=0.0, jpeg=0.0, black=(0.0, 0.0))
 
+    @classmethod
+    def jitter(cls):
+        """Augmentation of pictures whose label is known: half are left alone, the others move by about a stop, and keep what they clip."""
+        return cls(unchanged=0.5, ev=(-2.0, 2.0), ev_sigma=0.7, mixed=0.1, mixed_ev=(0.3, 1.0), headroom=(0.0, 0.5), noise=0.2, jpeg=0.2)
+
 
 @dataclass
 class CameraCurve:

@@ -6,11 +6,13 @@
 
 residual = (ideal grey - this grey) / 255 on [-1, 1]: + underexposed, 0 ideal, - overexposed.
 
-Where the paper is silent we measured. Two choices differ from a bare reading of it: the transform is repeated on the approximation
-band (``levels``), so the lightness branch works where the picture is small; and the head predicts the gain that
-would make the picture ideal and subtracts the picture itself (``head='gain'``), because the residual's fine detail is the picture's own.
+Where the paper is silent we measured. Three choices differ from a bare reading of it: the transform is repeated on the approximation
+band (``levels``), so the lightness branch works where the picture is small; the head predicts the gain that
+would make the picture ideal and subtracts the picture itself (``head='gain'``), because the residual's fine detail is the picture's own;
+and the picture's own gain starts from auto-exposure (``anchor``), so the network only learns where a scene's ideal differs from mid-grey.
 """
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 
 import torch
 import torch.nn as nn
@@ -20,9 +22,11 @@ from .grid import to_grid
 from .haar import haar_dwt2d, haar_idwt2d
 from .lightness import LightnessFeatureModule
 from .structure import StructureFeatureModule
+from .wavelet import WAVELETS, dwt2d, idwt2d
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, PIL's mode 'L'
 MIN_SIZE = 32
+KEY = 0.45  # mean grey that auto-exposure aims at: the mean over well-exposed photographs
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,9 @@ class PIEANetConfig:
     structure_grid: int = 8            # the same for the structure branch's long-range encoders
     kernels: tuple = (3, 7, 11)        # K of Eq. 6
     head: str = 'gain'                 # 'gain': ideal = picture * 2^g + d; 'residual': the paper's bare residual
+    anchor: bool = True                # start from auto-exposure, and show the lightness branch the picture brought there
+    tones: int = 16                    # thresholds of the grey histogram that the picture's level sees; 0: none
+    wavelet: str = 'haar'              # or 'db4', 'sym4'
     use_dwt: bool = True               # False: pixel-unshuffle instead of the wavelet (paper's Table 3)
     use_structure: bool = True         # False: a 1x1 embedding instead of the branch
     use_lightness: bool = True         # False: a 1x1 embedding instead of the branch
@@ -52,6 +59,10 @@ class PIEANetConfig:
             raise ValueError(f'structure_widths has {len(self.structure_widths)} entries for {self.levels} levels')
         if self.head not in ('gain', 'residual'):
             raise ValueError(f"head is {self.head!r}, accepted: 'gain', 'residual'")
+        if self.wavelet not in WAVELETS:
+            raise ValueError(f'wavelet is {self.wavelet!r}, accepted: {", ".join(WAVELETS)}')
+        if self.tones < 0:
+            raise ValueError(f'tones is {self.tones}, accepted: 0 or more')
         if any(k < 1 or k % 2 == 0 for k in self.kernels) or not self.kernels:
             raise ValueError(f'kernels are {self.kernels}, accepted: odd numbers')
 
@@ -87,6 +98,29 @@ def apply_gain(grey, g, d, clamp=True):
     return (ideal.clamp(0, 1) if clamp else ideal) - grey
 
 
+def auto_exposure_gain(grey, grid):
+    """Display-light gain (log2) that brings the mean of min(1, grey * gain) near :data:`KEY`.
+
+    Args:
+        grey: (B, 1, H, W) on [0, 1]. It is taken on a fixed grid, so the answer hardly depends on resolution.
+
+    Returns:
+        (B, 1, 1, 1) on [-2, 4]; three steps of a fixed-point iteration, near enough for a starting point.
+    """
+    grey = to_grid(grey, grid)
+    g = torch.zeros_like(grey[:, :, :1, :1])
+    for _ in range(3):
+        mean = (grey * torch.exp2(g)).clamp_max(1).mean((2, 3), keepdim=True)
+        g = (g + torch.log2(KEY / mean.clamp_min(1e-3))).clamp(-2, 4)
+    return g
+
+
+def tone_shares(grey, n):
+    """Share of the area darker than each of ``n`` thresholds, softly: (B, 1, H, W) -> (B, n). Says how much is clipped or crushed."""
+    thresholds = torch.linspace(0.01, 0.99, n, device=grey.device, dtype=grey.dtype)
+    return torch.stack([torch.sigmoid((t - grey) * 128).mean((1, 2, 3)) for t in thresholds.unbind()], 1)
+
+
 def polyphase(x):
     """What stands in for the DWT when it is switched off: the four pixels of a block, unmixed (pixel-unshuffle)."""
     x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2), mode='replicate')
@@ -96,6 +130,15 @@ def polyphase(x):
 def inverse_polyphase(a, b, c, d, size):
     y = F.pixel_shuffle(torch.stack((a, b, c, d), 2).flatten(1, 2), 2)
     return y[..., :size[0], :size[1]]
+
+
+def transform(config):
+    """``(split, merge)``: a picture to its four bands and back."""
+    if not config.use_dwt:
+        return polyphase, inverse_polyphase
+    if config.wavelet == 'haar':
+        return haar_dwt2d, haar_idwt2d
+    return partial(dwt2d, wavelet=config.wavelet), partial(idwt2d, wavelet=config.wavelet)
 
 
 class PIEANet(nn.Module):
@@ -111,11 +154,12 @@ class PIEANet(nn.Module):
     def __init__(self, config=PIEANetConfig()):
         super().__init__()
         self.config = c = config
-        self.split, self.merge = (haar_dwt2d, haar_idwt2d) if c.use_dwt else (polyphase, inverse_polyphase)
+        self.split, self.merge = transform(c)
+        seen = 6 if c.anchor else 3
         if c.use_lightness:
-            self.lightness = LightnessFeatureModule(3, c.width, c.depth, c.context, c.heads, c.grid, c.kernels)
+            self.lightness = LightnessFeatureModule(seen, c.width, c.depth, c.context, c.heads, c.grid, c.kernels)
         else:
-            self.lightness = nn.Conv2d(3, c.width, 1)
+            self.lightness = nn.Conv2d(seen, c.width, 1)
         if c.use_structure:
             self.structure = StructureFeatureModule(9, c.structure_widths, c.token_width, c.heads, c.structure_grid)
         else:
@@ -125,10 +169,10 @@ class PIEANet(nn.Module):
         self.refine = nn.ModuleList(nn.Conv2d(d, d, 3, padding=1) for d in c.structure_widths)
         outputs = 2 if c.head == 'gain' else 1
         self.head = nn.Sequential(nn.Conv2d(c.structure_widths[0] + 4, 16, 1), nn.GELU(), nn.Conv2d(16, outputs, 1))
-        pooled = c.width + 3 * c.structure_widths[-1]
-        self.level = nn.Sequential(nn.Linear(pooled, 64), nn.GELU(), nn.Linear(64, 1))  # the picture's own gain or offset
+        pooled = c.width + 3 * c.structure_widths[-1] + c.tones + c.anchor
+        self.level = nn.Sequential(nn.Linear(pooled, 128), nn.GELU(), nn.Linear(128, 1))  # the picture's own gain or offset
         self.apply(init_weights)
-        for last in (self.head[-1], self.level[-1]):  # start from "all fine": residual zero
+        for last in (self.head[-1], self.level[-1]):  # start from auto-exposure, or else from "all fine"
             nn.init.normal_(last.weight, std=1e-3)
             nn.init.zeros_(last.bias)
 
@@ -136,27 +180,37 @@ class PIEANet(nn.Module):
         """The head's maps before the picture is subtracted: (B, 2 or 1, H, W), and the features."""
         if x.dim() != 4 or x.shape[1] != 3 or min(x.shape[-2:]) < MIN_SIZE:
             raise ValueError(f'P-IEANet takes (B, 3, H, W) with H, W >= {MIN_SIZE}, got {tuple(x.shape)}')
+        c, grey = self.config, luma(x)
         low, details, sizes = x, [], []
-        for _ in range(self.config.levels):
+        for _ in range(c.levels):
             sizes.append(low.shape[-2:])
             low, *bands = self.split(low)
             details.append(torch.cat(bands, 1))
+        if c.use_dwt:
+            low = low / 2 ** c.levels  # ll doubles with each level; a sampled pixel does not
+        picture = [tone_shares(grey, c.tones)] if c.tones else []
+        if c.anchor:
+            anchor = auto_exposure_gain(grey, c.grid)
+            low = torch.cat((low, (low * torch.exp2(anchor)).clamp_max(2)), 1)
+            picture.append(anchor.flatten(1))
         features = {}
-        if self.config.use_lightness:
-            a, features = self.lightness(low / 2 ** self.config.levels, return_features=True)  # ll doubles with each level
+        if c.use_lightness:
+            a, features = self.lightness(low, return_features=True)
         else:
-            a = self.lightness(low / 2 ** self.config.levels)
-        if self.config.use_structure:
+            a = self.lightness(low)
+        if c.use_structure:
             z, maps = self.structure(details, return_features=True)
             features.update(maps)
         else:
             z = [conv(d).chunk(3, 1) for conv, d in zip(self.structure, details)]
-        pooled = torch.cat([to_grid(t, self.config.grid).mean((2, 3)) for t in (a, *z[-1])], 1)
+        pooled = torch.cat([to_grid(t, c.grid).mean((2, 3)) for t in (a, *z[-1])] + picture, 1)
         level = self.level(pooled)[:, :, None, None]
-        for i in reversed(range(self.config.levels)):
+        if c.anchor:  # in grey where the head predicts no gain
+            level = level + (anchor if c.head == 'gain' else KEY - to_grid(grey, c.grid).mean((2, 3), keepdim=True))
+        for i in reversed(range(c.levels)):
             a = self.merge(self.narrow[i](a), *z[i], size=sizes[i])
             a = a + F.gelu(self.refine[i](a))
-        maps = self.head(torch.cat((a, x, luma(x)), 1))
+        maps = self.head(torch.cat((a, x, grey), 1))
         # The level is added to the first map: one global and one local field.
         maps = torch.cat((maps[:, :1] + level, maps[:, 1:]), 1)
         return (maps, features) if return_features else maps

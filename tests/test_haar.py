@@ -4,6 +4,9 @@ import pywt
 import torch
 
 from models.haar import haar_dwt2d, haar_idwt2d
+from models.wavelet import FILTERS, alternate, dwt2d, halves, idwt2d, scaling_filter
+
+longer = pytest.mark.parametrize('wavelet', FILTERS)
 
 
 def test_hand_worked_block():
@@ -56,3 +59,71 @@ def test_errors_name_the_shape():
         haar_idwt2d(*bands, torch.zeros(1, 1, 4, 5))
     with pytest.raises(ValueError, match=r'\(9, 8\)'):
         haar_idwt2d(*bands, bands[0], size=(9, 8))
+
+
+# ---------------------------------------------------------------- db4 and sym4 (models/wavelet.py)
+
+@longer
+def test_filters_are_pywavelets(wavelet):
+    np.testing.assert_allclose(FILTERS[wavelet], pywt.Wavelet(wavelet).rec_lo, atol=1e-11)
+
+
+@longer
+def test_filters_are_orthonormal_with_four_vanishing_moments(wavelet):
+    h = np.array(FILTERS[wavelet])
+    for shift in range(4):
+        assert abs(h[2 * shift:] @ h[:8 - 2 * shift] - (shift == 0)) < 1e-12
+    g = (-1.0) ** np.arange(8) * h[::-1]
+    for moment in range(4):
+        assert abs(g @ (np.arange(8.0) - 3.5) ** moment) < 1e-9
+
+
+@longer
+@pytest.mark.parametrize('shape', [(2, 3, 32, 32), (1, 5, 33, 40), (4, 2, 7, 9), (3, 1, 1, 1), (1, 1, 2, 6), (5, 7, 64, 31)])
+def test_longer_wavelets_reconstruct(wavelet, shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    back = idwt2d(*dwt2d(x, wavelet), wavelet, size=shape[-2:])
+    assert back.shape == x.shape
+    assert (back - x).abs().max() <= 1e-5
+
+
+@longer
+@pytest.mark.parametrize('size', [(20, 34), (4, 2), (64, 64)])
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float64, 1e-10), (torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+def test_longer_wavelets_equal_pywavelets(wavelet, size, dtype, tolerance):
+    x = torch.rand(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    ll, details = pywt.dwt2(x.numpy(), wavelet, mode='periodization')
+    for ours, theirs in zip(dwt2d(x.to(dtype), wavelet), (ll, *details)):
+        assert ours.dtype == dtype
+        np.testing.assert_allclose(ours.double().numpy(), theirs, atol=tolerance)
+
+
+@longer
+def test_longer_wavelets_keep_energy_and_means(wavelet):
+    x = torch.rand(2, 3, 16, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    bands = dwt2d(x, wavelet)
+    assert torch.allclose(sum((b ** 2).sum() for b in bands), (x ** 2).sum(), rtol=1e-12)
+    assert torch.allclose(bands[0].mean((2, 3)), 2 * x.mean((2, 3)))  # as Haar's: the network halves it
+    flat = dwt2d(torch.full((1, 1, 9, 12), 0.7), wavelet)
+    assert torch.allclose(flat[0], torch.tensor(1.4)) and max(b.abs().max() for b in flat[1:]) < 1e-6
+
+
+@longer
+def test_longer_wavelets_gradient(wavelet):
+    x = torch.randn(1, 2, 5, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda t: idwt2d(*dwt2d(t, wavelet), wavelet, size=(5, 6)), x)
+
+
+@pytest.mark.parametrize('n', [1, 2, 7, 8])
+def test_halves_and_back(n):
+    x = torch.arange(2.0 * n).view(2, n)
+    even, odd = halves(x, 1)
+    assert even.shape == odd.shape == (2, (n + 1) // 2)
+    assert torch.equal(alternate(even, odd, 1, n), x)
+
+
+def test_longer_wavelets_errors():
+    with pytest.raises(ValueError, match=r'\(3, 8, 8\)'):
+        dwt2d(torch.zeros(3, 8, 8), 'db4')
+    with pytest.raises(ValueError, match="'db5'"):
+        scaling_filter('db5')
