@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from models.checkpoint import load_model
+from models.wavelet import alternate, halves
 
 ROOT = Path(__file__).resolve().parent
 SIZES = ((256, 256), (32, 32), (37, 61), (180, 256), (512, 339))
@@ -28,21 +29,10 @@ BATCHES = (1, 3)
 TOLERANCE = 1e-4
 
 
-def _halves(x, dim):
-    """Even and odd rows (or columns); an odd side repeats its last one.
-
-    The same as `models.haar` with its padding, but by index and without a branch on the side's parity, so that
-    one program holds for odd and even sides.
-    """
-    size = x.shape[dim]
-    first = 2 * torch.arange((size + 1) // 2, device=x.device)
-    return x.index_select(dim, first), x.index_select(dim, (first + 1).clamp_max(size - 1))
-
-
 def split_haar(x):
-    """`models.haar.haar_dwt2d` for export."""
-    upper, lower = _halves(x, 2)
-    (a, b), (c, d) = _halves(upper, 3), _halves(lower, 3)
+    """`models.haar.haar_dwt2d` for export: by index, so that one program holds for odd and even sides."""
+    upper, lower = halves(x, 2)
+    (a, b), (c, d) = halves(upper, 3), halves(lower, 3)
     top, bottom, left, right = a + b, c + d, a - b, c - d
     return (top + bottom) / 2, (top - bottom) / 2, (left + right) / 2, (left - right) / 2
 
@@ -55,19 +45,14 @@ def merge_haar(ll, lh, hl, hh, size):
 
 def split_polyphase(x):
     """`models.p_ieanet.polyphase` for export."""
-    upper, lower = _halves(x, 2)
-    return (*_halves(upper, 3), *_halves(lower, 3))
+    upper, lower = halves(x, 2)
+    return (*halves(upper, 3), *halves(lower, 3))
 
 
 def _interleave(a, b, c, d, size):
-    """The four pixels of each block put together, cropped to ``size``; by index, see :func:`_halves`."""
-    upper, lower = _alternate(a, b, 3, size[1]), _alternate(c, d, 3, size[1])
-    return _alternate(upper, lower, 2, size[0])
-
-
-def _alternate(first, second, dim, size):
-    k = torch.arange(size, device=first.device)
-    return torch.cat((first, second), dim).index_select(dim, k % 2 * first.shape[dim] + k // 2)
+    """The four pixels of each block put together, cropped to ``size``; by index, see :func:`models.wavelet.halves`."""
+    upper, lower = alternate(a, b, 3, size[1]), alternate(c, d, 3, size[1])
+    return alternate(upper, lower, 2, size[0])
 
 
 class Halving(nn.Module):
@@ -90,10 +75,12 @@ class Exported(nn.Module):
     def __init__(self, model, maps=False):
         super().__init__()
         self.model, self.maps = copy.deepcopy(model).eval(), maps
-        dwt = self.model.config.use_dwt
-        self.model.split = split_haar if dwt else split_polyphase
-        self.model.merge = merge_haar if dwt else _interleave
-        if self.model.config.use_structure:
+        config = self.model.config
+        if not config.use_dwt:
+            self.model.split, self.model.merge = split_polyphase, _interleave
+        elif config.wavelet == 'haar':  # the others export as they are
+            self.model.split, self.model.merge = split_haar, merge_haar
+        if config.use_structure:
             self.model.structure.down = nn.ModuleList(map(Halving, self.model.structure.down))
 
     def forward(self, picture):

@@ -51,7 +51,8 @@ class LightnessPixelAttention(nn.Module):
 
     def forward(self, x):
         y = F.relu(x + from_grid(self.attention(x), x.shape[-2:]))
-        return torch.sigmoid(sum(w * conv(y) for w, conv in zip(self.weights, self.convs)))
+        # Means over the window instead of sums: thousands of inputs that are never negative would drive the sigmoid into saturation at once.
+        return torch.sigmoid(sum(w * conv(y) / conv.kernel_size[0] ** 2 for w, conv in zip(self.weights, self.convs)))
 
 
 class LightnessFeatureModule(nn.Module):
