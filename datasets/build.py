@@ -3,7 +3,8 @@
     python -m datasets.build simulate --photos DIR --out DIR                 nine exposures of each photograph, -4 .. +4 EV
     python -m datasets.build simulate --photos DIR --out DIR --variant plain    the same by bare multiplication, for old figures
     python -m datasets.build simulate --photos DIR --out DIR --variant mixed    exposure that differs over the picture
-    python -m datasets.build stacks --stacks DIR --out DIR                   real exposure brackets, one folder a scene
+    python -m datasets.build stacks --stacks DIR --out DIR                   real exposure brackets, one folder a scene, aligned and fused
+    python -m datasets.build stacks --stacks DIR --out DIR --reference frame    against the best frame (--list: the frames that it names)
     python -m datasets.build hdri --hdri DIR --out DIR --views 10            nine exposures of views of HDR panoramas
 
 Photographs should be well exposed: each is taken as its own ideal. The score that is written is derived from the label,
@@ -17,21 +18,21 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 
+from .brackets import UnalignedError, judge, read_bracket, reference_picture
 from .iea40k import DatasetError, split_by_scene
 from .images import ImageError, read_image, resize_rgb, to_tensor
 from .panorama import random_view, read_hdr, render
 from .photographs import list_images
 from .simulation import (SimulationConfig, exposure_field, expose, quantise, random_curve, scene_light, uniform)
 
-cv2.setNumThreads(1)  # its fusion differs in the last digit from call to call with more
 EXPOSURES = (-4, -3, -2, -1, 0, 1, 2, 3, 4)
 LONG_SIDE = 512  # photographs are exposed at this size and only then brought to the label's
+MIN_VALID = 0.25  # share of a label that must mean something, or the frame is left out
 
 
 def suffix(ev):
@@ -92,50 +93,61 @@ def simulate_photograph(path, seed=0, variant='photos'):
     return reference, frames
 
 
-def write_pair(out, img_id, picture, ref_grey, size, valid=None):
-    """Write one picture and its label; returns the derived score."""
-    picture = resize_rgb(picture, size)
-    residual = ref_grey - np.asarray(picture.convert('L')).astype(np.int16)
-    picture.save(out / 'IEA_img' / img_id, compress_level=1)
-    stem = Path(img_id).stem + '.npy'
-    np.save(out / 'label' / 'exposure_condition' / stem, residual)
-    if valid is not None:
-        (out / 'label' / 'validity').mkdir(exist_ok=True)
-        np.save(out / 'label' / 'validity' / stem, valid.astype(np.uint8))
-    return 10 * (1 - float(np.abs(residual).mean()) / 255)
+def write_scene(out, scene, reference, frames, size, own=None, judged=False, leave_out=False):
+    """Write a scene: its reference, and a picture and a label a frame.
 
+    Args:
+        out: root of the set. reference: PIL picture. frames: ``[(suffix, PIL picture)]``. size: of the squares.
+        own: index of the frame that is the reference, when one is. leave_out: it is no input.
+        judged: correct outliers and write validity masks (:func:`datasets.brackets.judge`).
 
-def write_scene(out, scene, reference, frames, size):
-    """Write a scene's reference and frames ``[(suffix, picture)]``; returns its CSV rows."""
+    Returns:
+        ``(rows of the CSV, {suffix: share of its label that is valid})``; a frame of which less than MIN_VALID is valid is not written.
+    """
     reference = resize_rgb(reference, size)
     reference.save(out / 'label' / 'global_best' / f'{scene}.png', compress_level=1)
-    ref_grey = np.asarray(reference.convert('L')).astype(np.int16)
-    return [{'img_id': f'{scene}_{name}.png', 'ref_id': f'{scene}.png',
-             'score': f'{write_pair(out, f"{scene}_{name}.png", picture, ref_grey, size):.4f}'} for name, picture in frames]
+    ideal = np.asarray(reference.convert('L')).astype(np.int16)
+    pictures = [resize_rgb(picture, size) for _, picture in frames]
+    greys = [np.asarray(p.convert('L')) for p in pictures]
+    labels, masks = judge(ideal, greys, own) if judged else ([ideal - g for g in greys], [None] * len(greys))
+    rows, shares = [], {}
+    for i, ((suffix_, _), picture, label, mask) in enumerate(zip(frames, pictures, labels, masks)):
+        shares[suffix_] = 1.0 if mask is None else float(mask.mean())
+        if shares[suffix_] < MIN_VALID or (leave_out and i == own):
+            continue
+        stem = f'{scene}_{suffix_}'
+        picture.save(out / 'IEA_img' / f'{stem}.png', compress_level=1)
+        np.save(out / 'label' / 'exposure_condition' / f'{stem}.npy', label)
+        validity = out / 'label' / 'validity' / f'{stem}.npy'
+        if mask is None:
+            validity.unlink(missing_ok=True)  # of an earlier build
+        else:
+            np.save(validity, mask.astype(np.uint8))
+        error = np.abs(label[mask] if mask is not None else label).mean()
+        rows.append({'img_id': f'{stem}.png', 'ref_id': f'{scene}.png', 'score': f'{10 * (1 - float(error) / 255):.4f}'})
+    return rows, shares
 
 
 def build(args, scenes, make):
-    """Write all scenes: ``make(item)`` -> (name, reference, frames). Two threads: decoding and PNG release the interpreter."""
-    out = args.out
-    for folder in ('IEA_img', 'label/exposure_condition', 'label/global_best'):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-
-    def work(item):
-        return write_scene(out, *make(item), args.size)
+    """Write all scenes: ``make(item)`` -> the rows of its CSV. Two threads: decoding and PNG release the interpreter."""
     with ThreadPoolExecutor(args.workers) as pool:
-        results = tqdm(pool.map(work, scenes), total=len(scenes), disable=not sys.stderr.isatty(), unit='scene')
+        results = tqdm(pool.map(make, scenes), total=len(scenes), disable=not sys.stderr.isatty(), unit='scene')
         rows = [row for scene_rows in results for row in scene_rows]
     names = ('train', 'val', 'test')
     parts = {args.name: rows}
     if args.split:
         parts = dict(zip(names, split_by_scene(rows, args.split, args.seed)))
     for name, part in parts.items():
-        path = out / f'{name}.csv'
-        with open(path, 'w', newline='') as f:
-            writer = csv.DictWriter(f, ('img_id', 'ref_id', 'score'))
-            writer.writeheader()
-            writer.writerows(part)
+        path = args.out / f'{name}.csv'
+        write_csv(path, ('img_id', 'ref_id', 'score'), part)
         print(f'{path}: {len(part)} pictures of {len({r["ref_id"] for r in part})} scenes')
+
+
+def write_csv(path, columns, rows):
+    with open(path, 'w', newline='') as f:
+        writer = csv.DictWriter(f, columns)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def unique_names(files, root):
@@ -147,37 +159,16 @@ def unique_names(files, root):
 def simulate(args):
     files = list_images(args.photos)[:args.limit]
     names = unique_names(files, args.photos)
-    build(args, files, lambda f: (names[f], *simulate_photograph(f, args.seed, args.variant)))
+    build(args, files, lambda f: write_scene(args.out, names[f], *simulate_photograph(f, args.seed, args.variant), args.size)[0])
 
 
-def fuse(pictures):
-    """Mertens exposure fusion (OpenCV) of 8-bit RGB arrays, as 8-bit RGB."""
-    fused = cv2.createMergeMertens().process([np.ascontiguousarray(p[..., ::-1]) for p in pictures])
-    return (fused[..., ::-1].clip(0, 1) * 255).round().astype(np.uint8)
-
-
-def read_bracket(folder, reference='fused'):
-    """Frames of a bracket from dark to bright, and its ideal.
-
-    Args:
-        folder: one scene's frames, all of one size.
-        reference: 'fused' (Mertens fusion of all frames) or 'frame' (the frame with most mid-grey and least clipping).
-
-    Returns:
-        ``(reference, [('F00', picture), ...])``.
-    """
-    pictures = sorted((read_image(f) for f in list_images(folder)), key=lambda p: np.asarray(p.convert('L')).mean())
-    if len({p.size for p in pictures}) > 1:
-        raise DatasetError(f'{folder}: frames differ in size: {sorted({p.size for p in pictures})}')
-    arrays = [np.asarray(p) for p in pictures]
-    if reference == 'fused':
-        ideal = Image.fromarray(fuse(arrays))
-    else:
-        def quality(a):
-            g = np.asarray(Image.fromarray(a).convert('L'))
-            return ((g > 64) & (g < 192)).mean() - ((g < 3) | (g > 252)).mean()
-        ideal = pictures[int(np.argmax([quality(a) for a in arrays]))]
-    return ideal, [(f'F{i:02d}', p) for i, p in enumerate(pictures)]
+def listed_references(path):
+    """Scene -> file name of its reference frame, out of a CSV with the columns file, scene and is_reference (docs/lists/stacks.csv)."""
+    try:
+        with open(path, newline='') as f:
+            return {r['scene']: Path(r['file']).name for r in csv.DictReader(f) if r['is_reference'] == '1'}
+    except KeyError as e:
+        raise DatasetError(f'{path}: no column {e}') from e
 
 
 def stacks(args):
@@ -186,7 +177,43 @@ def stacks(args):
     folders = sorted(f for f in args.stacks.iterdir() if f.is_dir())[:args.limit]
     if not folders:
         raise DatasetError(f'{args.stacks}: holds no folders, expected one a scene')
-    build(args, folders, lambda f: (f.name, *read_bracket(f, args.reference)))
+    listed = None
+    if args.list:
+        if args.reference != 'frame':
+            raise DatasetError(f'--list names reference frames, it goes with --reference frame, not {args.reference}')
+        listed = listed_references(args.list)
+        if missing := [f.name for f in folders if f.name not in listed]:
+            raise DatasetError(f'{args.list}: names no reference for {missing[0]}' + f' and {len(missing) - 1} more' * (missing[1:] != []))
+    if not args.no_masks:
+        (args.out / 'label' / 'validity').mkdir(parents=True, exist_ok=True)
+    report = []
+
+    def make(folder):
+        try:
+            bracket = read_bracket(folder, listed and listed[folder.name])
+        except UnalignedError as e:
+            report.append({'scene': folder.name, 'reason': str(e)})
+            return []
+        reference, own = reference_picture(bracket, args.reference, listed and listed[folder.name])
+        frames = [(f.name, Image.fromarray(f.pixels)) for f in bracket.frames]
+        rows, shares = write_scene(args.out, folder.name, reference, frames, args.size, own, not args.no_masks, listed is not None)
+        for f in bracket.frames + bracket.dropped:
+            if f.name in shares and shares[f.name] < MIN_VALID:
+                f.reason = f'only {shares[f.name]:.0%} of its label means anything, accepted: {MIN_VALID:.0%} or more'
+            report.append({'scene': folder.name, 'frame': f.name, 'file': f.path.name, 'similarity': f'{f.similarity:.3f}',
+                           'moved': f'{f.moved:.1f}', 'valid': f'{shares.get(f.name, 0):.3f}', 'reason': f.reason})
+        return rows
+    build(args, folders, make)
+    report.sort(key=lambda r: (r['scene'], r.get('frame', '')))
+    write_csv(args.out / f'{args.name}_frames.csv', ('scene', 'frame', 'file', 'similarity', 'moved', 'valid', 'reason'), report)
+    lost = [r for r in report if r['reason']]
+    for r in lost:
+        print(f'dropped: {r["scene"]}/{r["file"]}: {r["reason"]}' if 'file' in r else f'dropped, the whole scene: {r["reason"]}')
+    kept = [r for r in report if 'file' in r and not r['reason']]
+    print(f'{sum("file" in r for r in report)} frames of {len(folders)} scenes: {len(kept)} kept, {sum(float(r["moved"]) > 0 for r in kept)} of them '
+          f'moved into place, {len(lost)} dropped; all are listed in {args.out / f"{args.name}_frames.csv"}')
+    if len(lost) == len(report):
+        raise DatasetError(f'{args.stacks}: no scene is left')
 
 
 def simulate_view(path, view, seed=0):
@@ -211,7 +238,7 @@ def hdri(args):
     if not files:
         raise DatasetError(f'{args.hdri}: holds no panoramas (.hdr)')
     build(args, [(f, v) for f in files[:args.limit] for v in range(args.views)],
-          lambda item: (f'{item[0].stem}-{item[1]:03d}', *simulate_view(*item, args.seed)))
+          lambda item: write_scene(args.out, f'{item[0].stem}-{item[1]:03d}', *simulate_view(*item, args.seed), args.size)[0])
 
 
 def parser():
@@ -223,7 +250,12 @@ def parser():
     a.set_defaults(run=simulate)
     b = sub.add_parser('stacks', help='out of exposure brackets')
     b.add_argument('--stacks', type=Path, required=True, help='folder with one folder a scene')
-    b.add_argument('--reference', choices=('fused', 'frame'), default='fused')
+    b.add_argument('--reference', choices=('fused', 'frame', 'zones'), default='fused', help='the ideal: Mertens fusion of all frames, '
+                   'the best exposed frame, or the fusion corrected block by block towards Adams\' zones (default: fused)')
+    b.add_argument('--list', type=Path, help='CSV with the columns file, scene and is_reference (docs/lists/stacks.csv): the frames '
+                   'to take for --reference frame; they are then no inputs')
+    b.add_argument('--no-masks', action='store_true',
+                   help='labels are exactly ideal - frame everywhere: no correction of outliers, no validity masks')
     b.set_defaults(run=stacks)
     c = sub.add_parser('hdri', help='out of equirectangular HDR panoramas (.hdr)')
     c.add_argument('--hdri', type=Path, required=True, help='folder of panoramas')
@@ -246,6 +278,8 @@ def parser():
 def main(argv=None):
     args = parser().parse_args(argv)
     try:
+        for folder in ('IEA_img', 'label/exposure_condition', 'label/global_best'):
+            (args.out / folder).mkdir(parents=True, exist_ok=True)
         args.run(args)
     except (DatasetError, ImageError, OSError) as e:
         print(f'{parser().prog}: {e}', file=sys.stderr)

@@ -4,10 +4,12 @@
     python -m datasets.check DIR train.csv --sheet sheet.png         also a contact sheet: picture, reference, residual
 
 Named are: files that are missing or cannot be read, pictures and labels of the wrong size, labels of another dtype, values that are not
-finite or beyond +-255, scores outside 0..10, rows that stand twice, scenes in two of the given splits, references that are missing. Exit code 0: clean;
-1: faults; 2: the set cannot be read at all. A summary with histograms follows.
+finite or beyond +-255, scores outside 0..10, rows that stand twice, scenes in two of the given splits, references that are missing, validity
+masks that do not fit or are empty. Exit code 0: clean; 1: faults; 2: the set cannot be read at all. A summary with histograms, of the valid
+pixels, follows.
 """
 import argparse
+import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -20,28 +22,30 @@ from .iea40k import DatasetError, exposure_of, read_array, read_csv
 from .images import ImageError, read_image
 
 BINS = np.linspace(-1, 1, 21)
+VALUES = np.arange(-255, 256)
+BIN_OF = np.clip(np.digitize(VALUES / 255, BINS) - 1, 0, len(BINS) - 2)  # np.histogram of a few numbers costs as much as decoding a label
 
 
 def check_row(root, row, size):
     """One row's faults, and what the summary needs.
 
     Returns:
-        ``(faults, (mean residual, mean |residual|, histogram of the residual) or None)``.
+        ``(faults, (mean residual, mean |residual|, histogram of the residual, share that is valid) or None)``.
     """
-    faults, stem = [], Path(row['img_id']).stem
+    faults, name = [], Path(row['img_id']).stem + '.npy'
     if not 0 <= row['score'] <= 10:
         faults.append(f'{row["img_id"]}: score {row["score"]} is outside 0..10')
-    picture = None
+    path = f'{root}/IEA_img/{row["img_id"]}'
     try:
-        picture = read_image(root / 'IEA_img' / row['img_id'])
+        picture = read_image(path)
         if picture.size != (size[1], size[0]):
-            faults.append(f'{root / "IEA_img" / row["img_id"]}: {picture.height}x{picture.width} pixels, the label is {size[0]}x{size[1]}')
+            faults.append(f'{path}: {picture.height}x{picture.width} pixels, the label is {size[0]}x{size[1]}')
     except ImageError as e:
         faults.append(str(e))
-    reference = root / 'label' / 'global_best' / row['ref_id']
-    if not reference.is_file():
+    reference = f'{root}/label/global_best/{row["ref_id"]}'
+    if not os.path.isfile(reference):
         faults.append(f'{reference}: no such file')
-    path = root / 'label' / 'exposure_condition' / f'{stem}.npy'
+    path = f'{root}/label/exposure_condition/{name}'
     try:
         label = read_array(path, (np.int16, np.float16, np.float32, np.float64), 'int16')
     except DatasetError as e:
@@ -50,14 +54,25 @@ def check_row(root, row, size):
         faults.append(f'{path}: shape {label.shape}, expected {size}')
     if label.dtype != np.int16 and not np.isfinite(label).all():
         return [*faults, f'{path}: holds values that are not finite'], None
-    low, high = int(label.min()), int(label.max())
+    shape, low, high = label.shape, int(label.min()), int(label.max())
     if low < -255 or high > 255:
         return [*faults, f'{path}: values from {low} to {high}, accepted: -255 to 255'], None
-    counts = np.bincount(np.asarray(label, np.int16).ravel() + 255, minlength=511)
-    values = np.arange(-255, 256)
-    total = counts.sum()
-    histogram = np.histogram(values / 255, BINS, weights=counts)[0]
-    return faults, ((counts * values).sum() / total / 255, (counts * abs(values)).sum() / total / 255, histogram / total)
+    label, valid = np.asarray(label, np.int16).ravel(), 1.0
+    validity = f'{root}/label/validity/{name}'
+    if os.path.exists(validity):
+        try:
+            mask = np.asarray(read_array(validity, (np.uint8, np.bool_), 'uint8')) > 0
+        except DatasetError as e:
+            return [*faults, str(e)], None
+        if mask.shape != shape:
+            return [*faults, f'{validity}: shape {mask.shape}, expected {shape}'], None
+        if not mask.any():
+            return [*faults, f'{validity}: marks no pixel as valid'], None
+        label, valid = label[mask.ravel()], mask.mean()
+    counts = np.bincount(label + 255, minlength=511)
+    total = len(label)
+    histogram = np.bincount(BIN_OF, counts, len(BINS) - 1)
+    return faults, (counts @ VALUES / total / 255, counts @ abs(VALUES) / total / 255, histogram / total, valid)
 
 
 def _check_rows(root, rows, size):
@@ -99,7 +114,7 @@ def check(root, splits, size=(256, 256), workers=2, progress=None):
         workers: processes. progress: called with the number of rows after each chunk.
 
     Returns:
-        ``(faults, statistics)``: statistics are ``(row, (mean, mean |.|, histogram))`` of the readable labels.
+        ``(faults, statistics)``: statistics are ``(row, (mean, mean |.|, histogram, valid share))`` of the readable labels.
     """
     faults = check_splits(splits)
     rows = list({r['img_id']: r for part in splits.values() for r in part}.values())
@@ -128,8 +143,12 @@ def summary(statistics):
              'residual  share of pixels']
     for k, share in enumerate(histogram):
         lines.append(f'{BINS[k]:+.1f} .. {BINS[k + 1]:+.1f}  {share:6.1%}  {"#" * round(60 * share / histogram.max())}')
+    masked = [n[3] for _, n in statistics if n[3] < 1]
+    if masked:
+        lines.append(f'{len(masked)} labels have a validity mask with holes, {np.mean(masked):.1%} valid on average, '
+                     f'{min(masked):.1%} at least')
     exposures = {}
-    for row, (mean, _, _) in statistics:
+    for row, (mean, *_) in statistics:
         exposures.setdefault(exposure_of(row['img_id']), []).append(mean)
     for ev in sorted(e for e in exposures if e is not None):
         lines.append(f'{ev:+d} EV: {len(exposures[ev])} pictures, mean residual {np.mean(exposures[ev]):+.3f}, spread {np.std(exposures[ev]):.3f}')

@@ -1,3 +1,4 @@
+import csv
 import hashlib
 from pathlib import Path
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.build import main, read_bracket, simulate_photograph
+from datasets.build import main, simulate_photograph
 from datasets.iea40k import IEA40K, read_csv
 
 SAMPLES = Path(__file__).resolve().parent.parent / 'img_to_pred'
@@ -79,29 +80,74 @@ def test_ev_zero_is_the_photograph_up_to_jpeg(photographs):
     assert np.abs(difference).mean() < 4
 
 
-def test_stacks(tmp_path, photographs):
+@pytest.fixture
+def scene(tmp_path, photographs):
+    """A folder of brackets with one scene of five frames, 8.jpg the brightest but one."""
     _, frames = simulate_photograph(photographs / 'well_exposed.jpg')
-    scene = tmp_path / 'stacks' / 'scene'
-    scene.mkdir(parents=True)
-    for n, (name, picture) in enumerate(frames[2:7]):
-        picture.save(scene / f'{9 - n}.jpg', quality=95)  # file names do not give the order, brightness does
-    for reference in ('fused', 'frame'):
-        out = tmp_path / reference
-        assert main(['stacks', '--stacks', str(tmp_path / 'stacks'), '--out', str(out), '--reference', reference]) == 0
-        data = IEA40K(out, out / 'all.csv')
-        means = [data[i]['residual'].mean().item() for i in range(5)]
-        assert [r['img_id'] for r in data.rows] == [f'scene_F0{i}.png' for i in range(5)]
-        assert all(a > b for a, b in zip(means, means[1:]))
-    assert min(abs(m) for m in means) < 1e-6  # the frame that is its own ideal
+    folder = tmp_path / 'stacks' / 'scene'
+    folder.mkdir(parents=True)
+    for n, (_, picture) in enumerate(frames[2:7]):
+        picture.save(folder / f'{9 - n}.jpg', quality=95)  # file names do not give the order, brightness does
+    return folder
 
 
-def test_frames_of_different_sizes_are_refused(tmp_path):
-    scene = tmp_path / 'stacks' / 'scene'
-    scene.mkdir(parents=True)
-    for n in (20, 21):
-        Image.new('RGB', (n, 20)).save(scene / f'{n}.png')
-    with pytest.raises(ValueError, match='frames differ in size'):
-        read_bracket(scene)
+def names(out, csv='all.csv'):
+    return [r['img_id'] for r in read_csv(out / csv)]
+
+
+@pytest.mark.parametrize('reference', ['fused', 'frame', 'zones'])
+def test_stacks(tmp_path, scene, reference, capsys):
+    out = tmp_path / reference
+    assert main(['stacks', '--stacks', str(scene.parent), '--out', str(out), '--reference', reference, '--no-masks']) == 0
+    data = IEA40K(out, out / 'all.csv')
+    means = [data[i]['residual'].mean().item() for i in range(5)]
+    assert names(out) == [f'scene_F0{i}.png' for i in range(5)]
+    assert all(a > b for a, b in zip(means, means[1:]))
+    assert (min(abs(m) for m in means) < 1e-6) == (reference == 'frame')  # the frame that is its own ideal
+    assert not (out / 'label/validity').exists() and '5 frames of 1 scenes: 5 kept' in capsys.readouterr().out
+    grey = [np.asarray(Image.open(f).convert('L')).astype(int) for f in (out / 'label/global_best/scene.png', out / 'IEA_img/scene_F01.png')]
+    assert np.array_equal(np.load(out / 'label/exposure_condition/scene_F01.npy'), grey[0] - grey[1])
+
+
+def test_masks_lie_beside_the_labels(tmp_path, scene):
+    out = tmp_path / 'set'
+    assert main(['stacks', '--stacks', str(scene.parent), '--out', str(out)]) == 0
+    data, plain = IEA40K(out, out / 'all.csv'), np.asarray(Image.open(out / 'label/global_best/scene.png').convert('L'))
+    mask = data[2]['mask'][0].numpy() > 0
+    assert np.load(out / 'label/validity/scene_F02.npy').dtype == np.uint8 and mask.mean() > .6
+    assert not mask[plain >= 253].any() and not mask[plain <= 2].any()
+    rows = list(csv.DictReader(open(out / 'all_frames.csv', newline='')))
+    assert [r['file'] for r in rows] == [f'{n}.jpg' for n in (9, 8, 7, 6, 5)] and all(float(r['valid']) > .6 for r in rows)
+    main(['stacks', '--stacks', str(scene.parent), '--out', str(out), '--no-masks'])
+    assert not list((out / 'label/validity').iterdir())  # none is left of the earlier build
+
+
+def test_a_list_names_the_reference_frame(tmp_path, scene, capsys):
+    listed, out = tmp_path / 'list.csv', tmp_path / 'set'
+    listed.write_text('file,scene,is_reference\n' + ''.join(f'train/scene/{n}.jpg,scene,{int(n == 6)}\n' for n in range(5, 10)))
+    command = ['stacks', '--stacks', str(scene.parent), '--out', str(out), '--no-masks', '--list', str(listed)]
+    assert main([*command, '--reference', 'frame']) == 0
+    assert names(out) == [f'scene_F0{i}.png' for i in (0, 1, 2, 4)]  # the reference itself is no input
+    own = Image.open(scene / '6.jpg').resize((256, 256), Image.Resampling.BILINEAR)
+    assert np.array_equal(np.asarray(own), np.asarray(Image.open(out / 'label/global_best/scene.png')))
+    assert main(command) == 2 and '--reference frame' in capsys.readouterr().err
+    listed.write_text('file,scene,is_reference\nx/1.jpg,other,1\n')
+    assert main([*command, '--reference', 'frame']) == 2 and 'no reference for scene' in capsys.readouterr().err
+    listed.write_text('file\nx\n')
+    assert main([*command, '--reference', 'frame']) == 2 and 'no column' in capsys.readouterr().err
+
+
+def test_misaligned_frames_are_dropped_and_named(tmp_path, scene, photographs, capsys):
+    other = Image.open(photographs / 'portrait.jpg')
+    other.save(scene / 'z.jpg', quality=95)
+    lonely = scene.parent / 'lonely'
+    lonely.mkdir()
+    other.save(lonely / 'a.jpg')
+    out = tmp_path / 'set'
+    assert main(['stacks', '--stacks', str(scene.parent), '--out', str(out), '--no-masks']) == 0
+    said = capsys.readouterr().out
+    assert 'dropped: scene/z.jpg: similarity' in said and 'dropped, the whole scene:' in said and '5 kept' in said
+    assert len(names(out)) == 5
 
 
 @pytest.mark.parametrize('make, word', [(lambda p: None, 'no such folder'), (lambda p: p.mkdir(), 'no pictures'),

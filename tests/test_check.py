@@ -45,6 +45,23 @@ def test_twelve_planted_faults_are_named_in_one_pass(clean, capsys):
         assert any(all(w in line for w in words) for line in out.splitlines()), words
 
 
+def test_validity_masks(clean, capsys):
+    folder = clean / 'label/validity'
+    folder.mkdir()
+    half = np.ones((256, 256), np.uint8)
+    half[:128] = 0
+    np.save(folder / 's0_N1.npy', half)
+    assert main([str(clean), str(clean / 'all.csv')]) == 0
+    assert '1 labels have a validity mask with holes, 50.0% valid' in capsys.readouterr().out
+    np.save(folder / 's0_P1.npy', half * 0)
+    np.save(folder / 's1_N1.npy', half[:200])
+    np.save(folder / 's1_P1.npy', half.astype(np.float32))
+    assert main([str(clean), str(clean / 'all.csv')]) == 1
+    out = capsys.readouterr().out
+    for words in (('s0_P1.npy', 'no pixel'), ('s1_N1.npy', '(200, 256)'), ('s1_P1.npy', 'float32')):
+        assert any(all(w in line for w in words) for line in out.splitlines()), words
+
+
 def test_no_set_at_all(tmp_path, capsys):
     assert main([str(tmp_path / 'no'), 'x.csv']) == 2
     assert 'no such folder' in capsys.readouterr().err
