@@ -5,6 +5,7 @@
         --baseline all --out table.md
     python eval_benchmark.py --data DIR --csv DIR/test.csv --maps someones_maps/ --published --plots figures/
     python eval_benchmark.py --data A --csv A/test.csv --data B --csv B/test.csv --out results.json
+    python eval_benchmark.py ... --keep measured/    # stopped and given again, it goes on; a new method costs only itself
     torchrun --nproc_per_node=4 eval_benchmark.py --data DIR --csv DIR/test.csv  # the same figures, sooner
 
 The first row is the one that the others are compared with: checkpoints come first, then maps, then baselines.
@@ -23,10 +24,12 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from datasets.iea40k import IEA40K
+from datasets.spaq import ScoredPictures
 from metrics import environment
 from metrics.cost import cost
 from metrics.evaluate import combine, evaluate
 from metrics.holistic import THRESHOLD
+from metrics.keep import Keep
 from metrics.methods import distinct_names, from_baseline, from_checkpoint, from_maps, maps_of
 from metrics.pixel import SIGMA, WINDOW
 from metrics.report import FORMATS, read_published, render
@@ -64,6 +67,8 @@ def arguments(argv):
     p.add_argument('--seed', type=whole, default=0, help='of the resampling')
     p.add_argument('--acc-threshold', type=float, default=THRESHOLD,
                    help='on the mean residual, of under / fine / over')
+    p.add_argument('--keep', type=Path, metavar='DIR',
+                   help='keep per-picture numbers here, and take from here what is measured already')
     p.add_argument('--plots', type=Path, metavar='DIR',
                    help='write error by EV, accuracy against cost, worst and best cases')
     p.add_argument('--published', action='store_true', help="show the paper's tables beside ours")
@@ -103,7 +108,7 @@ def choose_device(name):
 
 
 def load_sets(args):
-    """[(name, IEA40K)], every file checked for being there."""
+    """[(name, dataset)], every file checked for being there."""
     if len(args.data) not in (1, len(args.csv)):
         raise ValueError(f'{len(args.data)} --data for {len(args.csv)} --csv, accepted: one, or one for each')
     if args.size < 32 or args.batch_size < 1:
@@ -114,7 +119,8 @@ def load_sets(args):
         name = f'{folder.resolve().name}/{csv.stem}'
         if name in sets:
             raise ValueError(f'{csv}: a second set with the name {name}')
-        sets[name] = IEA40K(folder, csv, size=args.size)
+        scored = (folder / 'IEA_img').is_dir() and not (folder / 'label').exists()  # SPAQ, say
+        sets[name] = (ScoredPictures if scored else IEA40K)(folder, csv, size=args.size)
     return list(sets.items())
 
 
@@ -132,10 +138,21 @@ def measure(sets, methods, args, rank, world):
     """(list of Measured, None), or (_, the first process's complaint about a sample)."""
     measured = []
     for name, dataset in sets:
-        part = error = None
+        part = error = keep = None
+        kept = {}
+        if args.keep and rank == 0:
+            try:
+                keep = Keep(args.keep, dataset, name)
+                kept = {m.name: found for m in methods if (found := keep.read(m))}
+            except (ValueError, OSError) as e:
+                error = f'{name}: {e}'
+        error, done = share((error, list(kept)), world)[0]
+        if error:
+            return measured, error
+        left = [m for m in methods if m.name not in done]
         with tqdm(total=len(dataset), desc=name, disable=rank > 0 or None, unit=' pictures') as bar:
             try:
-                part = evaluate(dataset, methods, name, args.batch_size, args.workers, rank, world,
+                part = evaluate(dataset, left, name, args.batch_size, args.workers, rank, world,
                                 lambda n: bar.update(min(n * world, bar.total - bar.n)))
             except (ValueError, OSError) as e:
                 error = f'{name}: {e}'
@@ -143,6 +160,12 @@ def measure(sets, methods, args, rank, world):
         if error := next((e for _, e in shares if e), None):
             return measured, error
         measured.append(combine([p for p, _ in shares]))
+        if keep:
+            for method in left:
+                keep.write(method, measured[-1])
+            for method, (numbers, failures) in kept.items():
+                measured[-1].maps[method] = numbers
+                measured[-1].failures = sorted(measured[-1].failures + failures)
     return measured, None
 
 

@@ -4,6 +4,7 @@
     python train_wavelet.py --data IEA40K --train-csv train.csv --val-csv val.csv --out runs/b      picture / label pairs
     python train_wavelet.py ... --out runs/b --resume auto                          go on where it stopped
     python train_wavelet.py ... --init checkpoints/p_ieanet.safetensors             fine-tune
+    python train_wavelet.py ... --init W --score-head F                             only the head of a learned score, the network frozen
     python train_wavelet.py ... --device cpu --amp bf16 --max-minutes 60            a laptop
     python train_wavelet.py ... --amp bf16 --compile                                one GPU
     torchrun --standalone --nproc_per_node=8 train_wavelet.py ...                   eight GPUs
@@ -37,17 +38,22 @@ from datasets.iea40k import IEA40K, DatasetError
 from datasets.images import ImageError
 from datasets.photographs import Photographs
 from datasets.sampler import StepSampler, mixed
-from datasets.simulation import SimulationConfig, simulate
+from datasets.simulation import SimulationConfig, quantise, simulate
+from exposure.predictor import Predictor
+from exposure.score_head import fit_score_head, plain_score, save_score_head, set_statistics
+from metrics import plcc, srcc
 from metrics.training import Log, draw_curves, panel, validate
 from models import CheckpointError, load_model, save_model
+from models.baselines import NETWORKS
 from models.checkpoint import atomic_write, build_model, load_training_state, save_training_state
 from models.p_ieanet import luma
+from models.wavelet import WAVELETS
 
 PRESETS = {
     'paper': dict(optimizer='adam', lr=3e-5, schedule='step', batch_size=36, epochs=30, loss='l1', patience=5, weight_decay=0.0,
-                  warmup=0, ema=0.0, clip=0.0, level_weight=0.0, sizes=[256]),
+                  warmup=0, ema=0.0, clip=0.0, level_weight=0.0, sizes=[256], late_sizes=[], jitter=0),
     'default': dict(optimizer='adamw', lr=1e-3, schedule='cosine', batch_size=16, epochs=100, loss='l1', patience=0, weight_decay=0.02,
-                    warmup=200, ema=0.998, clip=1.0, level_weight=0.0, sizes=[128, 192, 256]),
+                    warmup=200, ema=0.998, clip=1.0, level_weight=0.0, sizes=[128], late_sizes=[128, 256, 256], jitter=1),
 }
 LOSSES = {'l1': F.l1_loss, 'l2': F.mse_loss, 'smooth_l1': F.smooth_l1_loss}
 
@@ -61,19 +67,26 @@ def get_args(argv=None):
     p.add_argument('--data', type=Path, action='append', default=[], help='folder in the IEA40K layout')
     p.add_argument('--train-csv', type=Path, action='append', default=[])
     p.add_argument('--val-csv', type=Path, action='append', default=[])
-    p.add_argument('--photos', type=Path, help='folder of well-exposed photographs, simulated on the fly')
+    p.add_argument('--photos', type=Path, nargs='+', metavar='DIR',
+                   help='folders of well-exposed photographs, simulated on the fly; a CSV of pairs stands for its references')
     p.add_argument('--mix', type=int, nargs='+', metavar='N', help='pictures of each source in a batch: photographs first, then each --train-csv '
                    '(default: 3/4 photographs, pairs in proportion to their number)')
-    p.add_argument('--out', type=Path, required=True)
+    p.add_argument('--out', type=Path, help='folder of the run')
+    p.add_argument('--score-head', type=Path, metavar='F', help="train only a head that regresses the CSV's score (0 to 10) from the maps of "
+                   '--init, which stays as it is, and write it to F (.safetensors)')
     p.add_argument('--preset', choices=PRESETS, default='default', help='values for all flags that default to None')
-    p.add_argument('--model', choices=('p_ieanet', 'released'), default='p_ieanet')
+    p.add_argument('--model', choices=('p_ieanet', 'released', *NETWORKS), default='p_ieanet', help='the last ones are baselines')
     p.add_argument('--without', choices=('dwt', 'structure', 'lightness'), action='append', default=[])
     p.add_argument('--head', choices=('gain', 'residual'), default='gain')
-    p.add_argument('--config', action='append', default=[], metavar='NAME=VALUE', help='any number of PIEANetConfig, e.g. width=64')
+    p.add_argument('--wavelet', choices=WAVELETS, default='haar')
+    p.add_argument('--config', action='append', default=[], metavar='NAME=VALUE', help='any number of the network\'s settings (PIEANetConfig), e.g. width=64')
     p.add_argument('--epochs', type=int, help='an epoch passes every photograph (or else every pair) once')
+    p.add_argument('--steps', type=int, help='the length of the run in steps, instead of --epochs')
     p.add_argument('--batch-size', type=int, help='over all processes')
     p.add_argument('--accumulate', type=int, default=1, help='micro-batches a step')
     p.add_argument('--sizes', type=int, nargs='+', help='training resolutions, one drawn for every step')
+    p.add_argument('--late-sizes', type=int, nargs='*', help='the same for the last fifth of the steps; none: as before')
+    p.add_argument('--jitter', type=int, choices=(0, 1), help='1: expose half of the pairs anew by about a stop, their label following')
     p.add_argument('--lr', type=float)
     p.add_argument('--schedule', choices=('cosine', 'step'), help='step: x0.1 every 10 epochs')
     p.add_argument('--warmup', type=int, help='steps of linear warm-up')
@@ -108,6 +121,10 @@ def get_args(argv=None):
     for name in ('train_csv', 'val_csv'):
         if len(getattr(args, name)) > len(args.data):
             p.error(f'--{name.replace("_", "-")} is given more often than --data')
+    if not (args.out or args.score_head):
+        p.error('--out is needed')
+    if args.score_head and not (args.init and args.train_csv):
+        p.error('--score-head needs --init, --data and --train-csv')
     if not args.photos and not args.train_csv:
         p.error('nothing to train on: give --photos, or --data with --train-csv')
     if args.mix and (len(args.mix) != bool(args.photos) + len(args.train_csv) or sum(args.mix) != args.batch_size or min(args.mix) < 0):
@@ -135,7 +152,7 @@ def setup_processes(device):
 # ---------------------------------------------------------------- data
 
 def training_loader(args, start, stop, rank, world):
-    parts = [Photographs(args.photos, side=max(320, *args.sizes))] if args.photos else []
+    parts = [Photographs(args.photos, side=max(320, *args.sizes, *args.late_sizes))] if args.photos else []
     for data, csv in zip(args.data, args.train_csv):
         cache = csv.with_suffix('.cache')
         parts.append(CachedIEA40K(data, csv, cache, augment=True) if args.cache else IEA40K(data, csv, augment=True))
@@ -145,7 +162,7 @@ def training_loader(args, start, stop, rank, world):
         lengths = [len(d) for d in parts if not isinstance(d, Photographs)]
         ends = np.round(np.cumsum(lengths) / max(1, sum(lengths)) * (args.batch_size - photographs)).astype(int)
         counts = [photographs] * bool(args.photos) + np.diff(ends, prepend=0).tolist()
-    sampler = StepSampler([len(p) for p in parts], counts, args.sizes, args.seed, start, stop, rank, world)
+    sampler = StepSampler([len(p) for p in parts], counts, args.sizes, args.seed, start, stop, rank, world, args.late_sizes)
     # Worker processes only pay where the step runs elsewhere; seeds come with the keys, so their number changes nothing.
     return DataLoader(Parts(parts, args.skip_bad), batch_sampler=sampler, num_workers=args.workers, collate_fn=collate), parts, counts
 
@@ -182,15 +199,20 @@ class Parts(ConcatDataset):
             return str(e)
 
 
-def expose_batch(batch, device, seed, config):
-    """(image, residual, mask) on the device; references of photographs are exposed anew here."""
+def expose_batch(batch, device, seed, jitter):
+    """(image, residual, mask) on the device; references of photographs are exposed anew here, and pairs a little where ``jitter`` is set.
+
+    Where a picture with the residual r becomes another one, the ideal stays: r' = r + grey - grey'.
+    """
     image, residual, mask = (batch[k].to(device, non_blocking=True) for k in ('image', 'residual', 'mask'))
-    chosen = batch['simulate'].nonzero().flatten()
-    if len(chosen):
-        reference = image[chosen]
-        image, residual = image.clone(), residual.clone()
-        image[chosen], _ = simulate(reference, torch.Generator().manual_seed(seed), config)
-        residual[chosen] = luma(reference) - luma(image[chosen])
+    generator = torch.Generator().manual_seed(seed)
+    configs = [(batch['simulate'], SimulationConfig())] + [(~batch['simulate'], SimulationConfig.jitter())] * bool(jitter)
+    for which, config in configs:
+        chosen = which.nonzero().flatten().to(device)
+        if len(chosen):
+            before = image[chosen]
+            after, _ = simulate(quantise(before), generator, config)
+            image, residual = image.index_copy(0, chosen, after), residual.index_add(0, chosen, luma(before) - luma(after))
     return image, residual, mask
 
 
@@ -198,6 +220,7 @@ def expose_batch(batch, device, seed, config):
 
 def loss_of(pred, residual, mask, args):
     """Paper's Eq. 7 over the valid pixels, with the terms on the pictures' means and structure where asked for."""
+    residual, mask = residual.expand_as(pred), mask.expand_as(pred)  # a network may show further maps in training: deep supervision
     error = LOSSES[args.loss](pred, residual, reduction='none') * mask
     loss = error.sum() / mask.sum().clamp_min(1)
     if args.level_weight:
@@ -222,12 +245,10 @@ def learning_rate(step, total, per_epoch, args):
 def make_model(args):
     if args.init:
         return load_model(args.init)
-    if args.model != 'p_ieanet':
-        return build_model(args.model, {})
-    config = dict(head=args.head, **{f'use_{w}': False for w in args.without})
+    config = dict(head=args.head, wavelet=args.wavelet, **{f'use_{w}': False for w in args.without}) if args.model == 'p_ieanet' else {}
     for item in args.config:
         name, _, value = item.partition('=')
-        config[name] = [int(v) for v in value.split(',')] if ',' in value else int(value)
+        config[name] = value if name in ('head', 'wavelet') else [int(v) for v in value.split(',')] if ',' in value else int(value)
     return build_model(args.model, config)
 
 
@@ -274,11 +295,10 @@ def train(args):
 
     loader, parts, counts = training_loader(args, step * args.accumulate, 1 << 40, rank, world)
     per_epoch = max(1, len(parts[0]) // (counts[0] * args.accumulate))
-    total = args.epochs * per_epoch
+    total = args.steps or args.epochs * per_epoch
     loader.batch_sampler.stop = total * args.accumulate
     autocast = contextlib.nullcontext if args.amp == 'off' else \
         lambda: torch.autocast(device.type, dict(bf16=torch.bfloat16, fp16=torch.float16)[args.amp])
-    simulation = SimulationConfig()
     columns = ['step', 'epoch', 'lr', 'loss', 'grad_norm'] + [f'{n}_{m}' for n in val_sets for m in ('mae', 'ssim', 'psnr', 'level')]
     columns += ['pictures_per_second', 'minutes']
     log = Log(args.out / 'log.csv', columns, step, atomic_write) if main else None
@@ -312,7 +332,7 @@ def train(args):
             for error in batch['skipped']:
                 skipped += 1
                 tqdm.write(f'skipped: {error}', file=sys.stderr)
-            image, residual, mask = expose_batch(batch, device, mixed(args.seed, 4, step, micro, rank), simulation)
+            image, residual, mask = expose_batch(batch, device, mixed(args.seed, 4, step, micro, rank), args.jitter)
             with autocast():
                 pred = model(image.to(memory_format=torch.channels_last))
             loss = loss_of(pred.float(), residual, mask, args)
@@ -390,10 +410,28 @@ def train(args):
     return 0
 
 
+def train_score_head(args):
+    """The head of a learned score (exposure/score_head.py) on the maps of --init: those are computed once, the head takes seconds."""
+    if not args.score_head.parent.is_dir():
+        raise ValueError(f'{args.score_head.parent}: no such folder')
+    predictor = Predictor(args.init, args.device)
+    statistics, scores = (torch.cat(t) for t in zip(*[set_statistics(predictor, d, c) for d, c in zip(args.data, args.train_csv)]))
+    head, figures = fit_score_head(statistics, scores, args.seed), {}
+    for data, csv in zip(args.data, args.val_csv):
+        seen, given = set_statistics(predictor, data, csv)
+        with torch.no_grad():
+            answers = dict(learned=head(seen), plain=plain_score(seen))
+        figures[data.name] = {f'{name}_{f.__name__}': f(x.numpy(), given.numpy()) for name, x in answers.items() for f in (plcc, srcc)}
+        print(f'{data.name}: ' + '  '.join(f'{k} {v:.4f}' for k, v in figures[data.name].items()), flush=True)
+    save_score_head(head, args.score_head, dict(pictures=len(scores), weights=args.init.name, validation=figures,
+                                                sets=[str(c) for c in args.train_csv]))
+    return 0
+
+
 def main(argv=None):
     args = get_args(argv)
     try:
-        return train(args)
+        return train_score_head(args) if args.score_head else train(args)
     except (DatasetError, ImageError, CheckpointError, TrainingError, ValueError, OSError) as e:
         print(f'train_wavelet.py: {e}', file=sys.stderr)
         return 2

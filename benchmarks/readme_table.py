@@ -1,6 +1,7 @@
 """Put the figures of benchmarks/results/benchmark.csv into the README, between the lines that say so.
 
-    python eval_benchmark.py ... --out benchmarks/results/benchmark.csv && python benchmarks/readme_table.py
+    python benchmarks/main_table.py ...      makes that file and calls this
+    python benchmarks/readme_table.py
 """
 import argparse
 import csv
@@ -12,7 +13,12 @@ START, END = '<!-- figures: benchmarks/readme_table.py -->', '<!-- end of figure
 
 
 def table(header, rows):
-    return '\n'.join(['| ' + ' | '.join(header) + ' |', '|---' + '|---:' * (len(header) - 1) + '|', *('| ' + ' | '.join(r) + ' |' for r in rows)])
+    rule = '|---' + '|---:' * (len(header) - 1) + '|'
+    return '\n'.join(['| ' + ' | '.join(header) + ' |', rule] + ['| ' + ' | '.join(r) + ' |' for r in rows])
+
+
+def number(text, decimals):
+    return '-' if not text else f'{float(text):,.0f}' if decimals == 0 else f'{float(text):.{decimals}f}'
 
 
 def figures(rows):
@@ -20,21 +26,33 @@ def figures(rows):
     sets = list(dict.fromkeys(r['set'] for r in rows))
     methods = list(dict.fromkeys(r['method'] for r in rows))
     cell = {(r['set'], r['method']): r for r in rows}
+    first = cell[sets[0], methods[0]]
+    titles = [m + ' [!]' * any(int(cell[s, m]['failed']) for s in sets) for m in methods]
 
-    def mae(s, m):
-        r = cell[s, m]
-        return f'{float(r["mae"]):.3f} ({float(r["mae_lo"]):.3f}-{float(r["mae_hi"]):.3f})'
+    def by_set(show):
+        return table(['method', *sets], [[t, *(show(cell[s, m]) for s in sets)] for t, m in zip(titles, methods)])
+
+    def mae(r):
+        same = '†' if r.get('p_mae') and float(r['p_mae']) > 0.05 else ''
+        return f'{number(r["mae"], 3)} ({number(r["mae_lo"], 3)}-{number(r["mae_hi"], 3)}){same}'
     about = ', '.join(f'{s}: {cell[s, methods[0]]["pictures"]} pictures of {cell[s, methods[0]]["scenes"]} scenes' for s in sets)
-    parts = ['MAE with its 95 % interval over scenes, 256x256; lower is better:', table(['method', *sets], [[m, *(mae(s, m) for s in sets)] for m in methods])]
-    lines = [[f'{m}, {s}', *(f'{float(cell[s, m][k]):.{d}f}' for k, d in (('ssim', 3), ('ssim_shifted', 3), ('psnr', 2), ('level', 3), ('detail', 3)))]
-             for s in sets for m in methods]
+    parts = ['MAE with its 95 % interval over scenes, 256x256; lower is better. † not different from '
+             f'{methods[0]} (p > .05, sign flips over scenes, Holm):', by_set(mae),
+             'SSIM of the signed maps and PSNR in dB; higher is better:',
+             by_set(lambda r: f'{number(r["ssim"], 3)}, {number(r["psnr"], 2)}'),
+             "The error's two parts, level (the picture's mean offset) and detail:",
+             by_set(lambda r: f'{number(r["level"], 3)}, {number(r["detail"], 3)}')]
     evs = sorted({int(k[6:]) for r in rows for k in r if k.startswith('mae_ev') and r[k]})
-    for s in sets:
+    for s in sets[:1]:
         if evs and cell[s, methods[0]].get(f'mae_ev{evs[0]:+d}'):
-            name = [[m, *(f'{float(cell[s, m][f"mae_ev{e:+d}"]):.3f}' for e in evs)] for m in methods]
-            parts += [f'MAE by exposure on {s}, EV:', table(['method', *(f'{e:+d}' if e else '0' for e in evs)], name)]
-    parts += ['SSIM on the signed maps, SSIM on (map + 1)/2, PSNR in dB, and the error split into its level (the picture\'s mean offset) and its detail:',
-              table(['method, set', 'SSIM', 'SSIM shifted', 'PSNR', 'level', 'detail'], lines), f'Sets: {about}.']
+            lines = [[t, *(number(cell[s, m][f'mae_ev{e:+d}'], 3) for e in evs)] for t, m in zip(titles, methods)]
+            parts += [f'MAE by exposure on {s}, EV:', table(['method', *(f'{e:+d}' if e else '0' for e in evs)], lines)]
+    costs = (('params', 0), ('gflop', 2), ('ms', 1), ('peak_mb', 0))
+    lines = [[t, *(number(cell[sets[0], m].get(k), d) for k, d in costs)] for t, m in zip(titles, methods)]
+    parts += [f'Cost of one picture, 256x256, batch 1, fp32, on {first["device"]}:',
+              table(['method', 'parameters', 'GFLOP', 'ms', 'peak MB'], lines), f'Sets: {about}.']
+    if any('[!]' in t for t in titles):
+        parts.append('[!] failed on some pictures: its figures are over the rest and not comparable.')
     return '\n\n'.join(parts)
 
 
@@ -43,8 +61,8 @@ def insert(readme, text):
     return f'{head}{START}\n\n{text}\n\n{END}{rest.split(END)[1]}'
 
 
-def main():
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+def main(argv=None):
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args(argv)
     with open(ROOT / 'benchmarks/results/benchmark.csv', newline='') as f:
         text = figures(list(csv.DictReader(f)))
     readme = ROOT / 'README.md'

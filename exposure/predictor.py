@@ -28,16 +28,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from datasets.images import MAX_PIXELS, convert_image, read_image, resize_rgb
+from datasets.images import MAX_PIXELS, convert_image, read_image, resize_pixels
 from models.checkpoint import load_model
 from models.p_ieanet import apply_gain
 from models.released import ReleasedWaveletNet
 
+from .score_head import load_score_head, map_statistics
 from .scoring import THRESHOLD, Scores, score_map
 
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent.parent / 'checkpoints' / 'p_ieanet.safetensors'
 MIN_SIDE, MULTIPLE = 32, 8
-STRIP = 1 << 15  # pixels per strip of the full-size arithmetic: its temporaries stay in the processor's cache
+WHOLE = 1 << 19  # pixels up to which the full-size arithmetic is done in one piece,
+STRIP = 1 << 15  # or else in strips of this many: their temporaries stay in the processor's cache
 PRECISIONS = {'off': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
@@ -49,10 +51,12 @@ class ExposureMap:
         residual: (H, W) float32 on [-1, 1] at the picture's size: (ideal grey - this grey) / 255, so + is
             under-exposed and - over-exposed.
         scores: its numbers; each is also reachable directly (`result.score`, `result.share_under` ...).
+        learned_score: 0 to 10 by the predictor's score head; None without one.
     """
 
     residual: np.ndarray
     scores: Scores
+    learned_score: float | None = None
 
     def __getattr__(self, name):
         if not name.startswith('_') and hasattr(Scores, name) or name in Scores.__dataclass_fields__:
@@ -97,6 +101,7 @@ class Predictor:
         threshold: |residual| from which a pixel counts as under- or over-exposed in the shares.
         max_pixels: larger files are refused.
         model: a network to use in place of a checkpoint: (B, 3, H, W) RGB in [0, 1] -> (B, 1, H, W).
+        score_head: a file of `train_wavelet.py --score-head`, for `learned_score`.
 
     Raises:
         CheckpointError (a ValueError): the weights cannot be read; one line with the file's name.
@@ -116,6 +121,7 @@ class Predictor:
         threshold: float = THRESHOLD,
         max_pixels: int = MAX_PIXELS,
         model: torch.nn.Module | None = None,
+        score_head: str | os.PathLike | None = None,
     ):
         if size < MIN_SIDE:
             raise ValueError(f'size must be at least {MIN_SIDE}, but is {size}')
@@ -135,6 +141,7 @@ class Predictor:
         self.upsample = upsample or ('bilinear' if released else 'guided')
         self.precision = PRECISIONS[precision]
         self.threshold, self.max_pixels = threshold, max_pixels
+        self.score_head = None if score_head is None else load_score_head(score_head)
         config = getattr(model, 'config', None)
         self.has_gain = hasattr(model, 'gain_and_offset') and getattr(config, 'head', 'gain') == 'gain'
         self.has_gain = self.has_gain and self.upsample != 'bilinear'
@@ -167,8 +174,15 @@ class Predictor:
                 fields = self.fields([items[place].small for place in part])
                 for place, field in zip(part, fields):
                     residual = self.finish(items[place], field)
-                    results[place] = ExposureMap(residual, score_map(residual, self.threshold))
+                    results[place] = ExposureMap(residual, score_map(residual, self.threshold), self.learned(residual, items[place].grey))
         return results
+
+    def learned(self, residual: np.ndarray, grey: np.ndarray) -> float | None:
+        """The score head's answer for a map and its picture's grey; None without a head."""
+        if self.score_head is None:
+            return None
+        with torch.inference_mode():
+            return self.score_head(torch.from_numpy(map_statistics(residual, grey))[None]).item()
 
     # The steps, for pipelines that overlap them (make_heatmap.py). All may be called from several threads.
 
@@ -188,7 +202,8 @@ class Predictor:
         """Step 1: an RGB picture at the network's size, and its grey."""
         width, height = picture.size
         size = (self.size, self.size) if self.square else working_size(height, width, self.size)
-        return Prepared(np.asarray(resize_rgb(picture, size, fast=True)), np.asarray(picture.convert('L')))
+        pixels = np.array(picture)  # not asarray: torch wants memory that it may write to
+        return Prepared(resize_pixels(pixels, *size), np.asarray(picture.convert('L')))
 
     def fields(self, smalls: list[np.ndarray]) -> list[np.ndarray]:
         """Step 2, the network: (h, w, 3) uint8 pictures of one size to (C, h, w) float32 maps.
@@ -225,7 +240,8 @@ class Predictor:
             if self.has_gain:
                 residual[top:bottom] = apply_gain(*map(torch.from_numpy, (grey, maps[0], maps[1]))).numpy()
             elif guided:
-                np.clip(maps[0], -grey, 1 - grey, out=residual[top:bottom])  # the ideal is on [0, 1]
+                part = np.maximum(maps[0], -grey, out=residual[top:bottom])  # the ideal is on [0, 1]
+                np.minimum(part, 1 - grey, out=part)
             else:
                 np.clip(maps[0], -1, 1, out=residual[top:bottom])
         return residual
@@ -296,6 +312,9 @@ def upsampled_strips(maps: np.ndarray, height: int, width: int):
 
     Yields (top, bottom, (K, bottom - top, width) float32), the last in a buffer that the next strip reuses.
     """
+    if height * width <= WHOLE:
+        yield 0, height, np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in maps])
+        return
     if maps.shape[1] == 1:
         maps = np.repeat(maps, 2, axis=1)  # so that there is always a row below
     count, small = maps.shape[:2]

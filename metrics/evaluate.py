@@ -13,7 +13,7 @@ import torch
 from models.p_ieanet import luma
 
 from .methods import maps_of
-from .pixel import MAP_NUMBERS, TRUTH_NUMBERS, Truth
+from .pixel import MAP_NUMBERS, TRUTH_NUMBERS, NoTruth, Truth
 
 
 @dataclass
@@ -44,7 +44,7 @@ def evaluate(dataset, methods, name='', batch_size=16, workers=2, rank=0, world=
 
     Args:
         dataset: ``len`` and ``[i]`` -> dict with image, residual, mask, score, img_id, ref_id
-            (:class:`datasets.iea40k.IEA40K`).
+            (:class:`datasets.iea40k.IEA40K`). With ``labelled = False`` only the score counts: pixel figures are NaN.
         methods: list of :class:`metrics.methods.Method`, with distinct names.
         workers: threads that read pictures and compute figures.
         progress: called with the number of pictures after each batch.
@@ -86,6 +86,8 @@ def evaluate(dataset, methods, name='', batch_size=16, workers=2, rank=0, world=
 def _load(dataset, batch):
     samples = [dataset[i] for i in batch]
     images = torch.stack([s['image'] for s in samples])
+    if not getattr(dataset, 'labelled', True):
+        return images, [NoTruth() for _ in samples], samples
     truths = []
     for s, grey in zip(samples, luma(images)):
         try:

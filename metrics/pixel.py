@@ -191,6 +191,17 @@ class Truth:
                 **{f'error_zone{z}': s for z, s in enumerate(by_zone)}}
 
 
+class NoTruth:
+    """Stands for :class:`Truth` where a picture has a score and no label: a map has means, and nothing to be compared with."""
+
+    def __init__(self):
+        self.numbers = dict.fromkeys(TRUTH_NUMBERS, float('nan'))
+
+    def measure(self, pred):
+        pred = as_array(pred)
+        return {**dict.fromkeys(MAP_NUMBERS, float('nan')), 'mean': pred.mean(), 'mean_abs': np.abs(pred).mean()}
+
+
 TRUTH_NUMBERS = ('mean', 'mean_abs', 'mean_abs_unmasked') + tuple(f'pixels_zone{z}' for z in range(ZONES))
 MAP_NUMBERS = ('mae', 'mse', 'bias', 'level', 'detail', 'ssim', 'ssim_shifted', 'mean', 'mean_abs') + tuple(
     f'error_zone{z}' for z in range(ZONES))

@@ -88,6 +88,8 @@ def _accuracy(about, rows, protocol):
     result = []
     for what, columns in (('pixels', PIXEL), ('whole pictures', WHOLE)):
         columns = [c for c in columns if any(_means_something(r.get(c[0])) for r in rows)]
+        if not columns and not failed:
+            continue  # a set without labels has no figures of pixels
         title = f'{about["name"]}: {what}; {about["pictures"]} pictures, {about["scenes"]} scenes'
         values = [[r.get(c[0]) for c in columns] for r in rows]
         table = _table(title, [_label(r) for r in rows], [c[1:] for c in columns], values,
@@ -98,7 +100,7 @@ def _accuracy(about, rows, protocol):
         result[0].notes.append(f'95 %: bootstrap over scenes, {protocol["bootstrap"]} resamples. p: MAE '
                                'against the first row, sign flips over scenes, adjusted by Holm.')
     if about['circular']:
-        result[1].notes.append("PLCC and SRCC are circular here: the CSV's score is 10 (1 - mean|label|).")
+        result[-1].notes.append("PLCC and SRCC are circular here: the CSV's score is 10 (1 - mean|label|).")
     return result
 
 

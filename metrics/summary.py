@@ -66,7 +66,7 @@ def summarise(measured, methods, resamples=1000, seed=0, threshold=THRESHOLD):
              'evs': sorted({e for e in map(exposure_of, measured.img_ids) if e is not None})}
     rows, sums = [], {}
     for name in methods:
-        good = np.isfinite(measured.of_map(name, 'mae'))
+        good = np.isfinite(measured.of_map(name, 'mean_abs'))
         row = {'set': measured.name, 'method': name, 'pictures': int(good.sum()),
                'failed': int((~good).sum()), 'scenes': len(np.unique(scene[good]))}
         sums[name] = _scene_sums(measured, name, good, scene, len(scenes), order, threshold)
@@ -91,7 +91,8 @@ def _scene_sums(measured, name, good, scene, scenes, order, threshold):
     mean = measured.of_map(name, 'mean')
     x, y = holistic_score(measured.of_map(name, 'mean_abs')), measured.scores
     x, y = x - np.mean(x[good]) if good.any() else x, y - np.mean(y)
-    agree = verdict(mean, threshold) == verdict(measured.of_truth('mean'), threshold)
+    truth = measured.of_truth('mean')
+    agree = np.where(np.isfinite(truth), verdict(mean, threshold) == verdict(truth, threshold), np.nan)
     columns.update(n=np.ones(len(scene)), agree=agree, x=x, y=y, xx=x * x, yy=y * y, xy=x * y)
     sums = np.zeros((scenes, len(SUMS)))
     for key, values in columns.items():
@@ -160,7 +161,7 @@ def _by_zone(measured, name, good):
     """MAE over all pixels of a zone (of the picture's own grey), for the zones that occur."""
     errors = [measured.of_map(name, f'error_zone{z}')[good].sum() for z in range(ZONES)]
     pixels = [measured.of_truth(f'pixels_zone{z}')[good].sum() for z in range(ZONES)]
-    return {z: float(e / n) for z, (e, n) in enumerate(zip(errors, pixels)) if n}
+    return {z: float(e / n) for z, (e, n) in enumerate(zip(errors, pixels)) if n > 0}
 
 
 def _compare(measured, rows, scene, scenes, weights, seed):

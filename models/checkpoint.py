@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
+from .baselines import NETWORKS, make
 from .p_ieanet import PIEANet, PIEANetConfig
 
 
@@ -26,12 +27,18 @@ def build_model(name, config):
     if name == 'released':
         from .released import ReleasedWaveletNet
         return ReleasedWaveletNet()
-    raise ValueError(f'unknown network {name!r}, known: p_ieanet, released')
+    if name in NETWORKS:
+        try:
+            return make(name, config)
+        except TypeError as e:
+            raise ValueError(f'{name}: {e}') from e
+    raise ValueError(f'unknown network {name!r}, known: p_ieanet, released, {", ".join(NETWORKS)}')
 
 
 def network_name(model):
     """The name by which :func:`build_model` makes a network of this kind."""
-    return 'p_ieanet' if isinstance(model, PIEANet) else 'released'
+    file = type(model).__module__.rpartition('.')[2]
+    return 'p_ieanet' if isinstance(model, PIEANet) else file if file in NETWORKS else 'released'
 
 
 def atomic_write(path, data):

@@ -413,6 +413,45 @@ def test_plots_are_written(tmp_path, tiny):
         assert min(Image.open(path).size) > 300
 
 
+def test_kept_numbers_give_the_same_report(tmp_path, tiny, monkeypatch):
+    from models.baselines import make
+    from models.checkpoint import save_model
+    torch.manual_seed(0)
+    network = make('mslt', {})
+    save_model(network, tmp_path / 'net.safetensors')
+    folder = perfect_maps(tiny, tmp_path / 'theirs')
+    (folder / 's0_P0.npy').unlink()
+    data = tmp_path / 'tiny'
+    shutil.copytree(tiny, data)
+    common = ('--checkpoint', tmp_path / 'net.safetensors', '--maps', folder, '--baseline', 'gamma', 'zero')
+    _, plain = report_of(tmp_path, data, *common)
+    measured = []
+
+    def counted(dataset, methods, *rest, **more):
+        measured.append([m.name for m in methods])
+        return evaluate(dataset, methods, *rest, **more)
+    monkeypatch.setattr(eval_benchmark, 'evaluate', counted)
+    keep = (*common, '--keep', tmp_path / 'keep')
+    everything = ['net', 'theirs', 'gamma', 'zero']
+    for expected in (everything, ['theirs']):
+        assert figures(report_of(tmp_path, data, *keep)[1]) == figures(plain)
+        assert measured.pop() == expected
+    report_of(tmp_path, data, *keep, '--baseline', 'constant', 'zero')
+    assert measured.pop() == ['theirs', 'constant']
+    with torch.no_grad():  # other weights
+        network.guide[0].bias += 0.1
+    save_model(network, tmp_path / 'net.safetensors')
+    report_of(tmp_path, data, *keep)
+    assert measured.pop() == ['net', 'theirs']
+    monkeypatch.setitem(eval_benchmark.UNTRAINED, 'gamma', lambda x: x[:, :1] * 0 + 0.1)  # other code of the same name
+    report_of(tmp_path, data, *keep)
+    assert measured.pop() == ['theirs', 'gamma']
+    label = data / 'label/exposure_condition/s1_P2.npy'  # another label
+    np.save(label, np.load(label) + 1)
+    report_of(tmp_path, data, *keep)
+    assert measured.pop() == everything
+
+
 @pytest.mark.slow
 def test_torchrun_gives_the_single_process_report(tmp_path, tiny):
     torch.manual_seed(0)
@@ -426,7 +465,9 @@ def test_torchrun_gives_the_single_process_report(tmp_path, tiny):
     for n, start in enumerate(([], ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2'])):
         out = tmp_path / f'{n}.json'
         command = [sys.executable, *start, *map(str, common), str(out)]
-        subprocess.run(command, cwd=ROOT, env=environment, check=True)
-        reports.append(json.loads(out.read_text()))
-    assert figures(reports[0]) == figures(reports[1])
-    assert [r['protocol']['processes'] for r in reports] == [1, 2]
+        for keep in ([], ['--keep', str(tmp_path / f'keep{n}')], ['--keep', str(tmp_path / f'keep{n}')]):  # the third takes what the second kept
+            subprocess.run([*command, *keep], cwd=ROOT, env=environment, check=True)
+            reports.append(json.loads(out.read_text()))
+        assert len(list((tmp_path / f'keep{n}').iterdir())) == 2
+    assert all(figures(report) == figures(reports[0]) for report in reports)
+    assert [r['protocol']['processes'] for r in reports] == [1, 1, 1, 2, 2, 2]

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 import train_wavelet
+from datasets.photographs import Photographs
 from datasets.sampler import StepSampler
 from models import load_model
 from models.checkpoint import load_training_state
+from models.p_ieanet import luma
 from test_iea40k import make_set
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -251,3 +253,26 @@ def test_full_disk_leaves_the_previous_checkpoint_whole(tmp_path, pairs):
     done = subprocess.run([sys.executable, '-c', limited, *common, '--epochs', '2'], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and 'File too large' in done.stderr and 'Traceback' not in done.stderr
     assert (tmp_path / 'o/last.pt').read_bytes() == before and not list((tmp_path / 'o').glob('.*.tmp'))
+
+
+def test_late_sizes_take_the_last_fifth():
+    sampler = StepSampler([10], [2], [32], 5, 0, 20, late_sizes=[64])
+    assert [keys[0][2] for keys in sampler] == [32] * 16 + [64] * 4
+
+
+def test_an_exposed_pair_keeps_its_ideal():
+    ideal, image = (torch.rand(4, 3, 40, 40, generator=torch.Generator().manual_seed(s)).mul(255).round() / 255 for s in (0, 1))
+    batch = {'image': image, 'residual': luma(ideal) - luma(image), 'mask': torch.ones(4, 1, 40, 40), 'simulate': torch.tensor([0, 0, 1, 0]).bool()}
+    batch['residual'][2] = 0
+    for jitter in (0, 1):
+        new, residual, _ = train_wavelet.expose_batch(batch, torch.device('cpu'), 3, jitter)
+        pairs = [0, 1, 3]
+        assert torch.allclose(luma(new[pairs]) + residual[pairs], luma(ideal[pairs]), atol=1e-6)
+        assert torch.equal(new[pairs], image[pairs]) != bool(jitter)
+        assert torch.allclose(luma(new[2:3]) + residual[2:3], luma(image[2:3]), atol=1e-6), 'a photograph is its own ideal'
+
+
+def test_a_csv_of_pairs_stands_for_its_references(tmp_path, pairs):
+    photographs = Photographs([tmp_path / 'set/all.csv'], side=32)
+    assert [p.parent.name for p in photographs.files] == ['global_best'] * 4
+    assert run('--photos', tmp_path / 'set/all.csv', *pairs, '--mix', 2, 2, '--out', tmp_path / 'out', '--epochs', 1, '--batch-size', 4, *TINY) == 0

@@ -1,0 +1,71 @@
+"""Make the README's main table: P-IEANet, the released weights, trained and untrained baselines on every test set.
+
+    python benchmarks/main_table.py --sets sets --released wavelet_epoch_2.pth --trained runs/baselines --keep runs/measured
+    torchrun --standalone --nproc_per_node=2 benchmarks/main_table.py ...       the same figures, sooner
+
+--sets holds photos, photos-mixed, stacks, stacks-frame and hdri as docs/data.md rebuilds them; --trained is what
+benchmarks/train_baselines.py wrote (what is not there has no row). Writes benchmarks/results/benchmark.csv and puts it into the README. With --keep a method is measured
+once, so that the command can be interrupted, and costs little when only one method has changed.
+"""
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
+
+import eval_benchmark  # noqa: E402
+import readme_table  # noqa: E402
+
+SETS = ('photos', 'photos-mixed', 'hdri', 'stacks', 'stacks-frame')
+TITLES = {'p_ieanet': 'P-IEANet', 'nafnet': 'NAFNet', 'retinexformer': 'Retinexformer', 'unet': 'U-Net (timm ResNet-18)',
+          'encoder_decoder': 'Encoder-decoder', 'iqa_resnet50': 'ResNet-50, dense head', 'zerodce': 'Zero-DCE', 'mslt': 'MSLT'}
+
+
+def checkpoints(own, released, trained):
+    """The arguments of --checkpoint, NAME=FILE: the shipped weights, the authors', those of equal budget with the budget in their name."""
+    found = [f'P-IEANet={own}'] + [f'released P-IEANet={released}'] * bool(released)
+    if trained:
+        budget = json.loads((trained / 'budget.json').read_text(encoding='utf-8'))
+        for name, title in TITLES.items():
+            if (file := trained / name / 'best.safetensors').exists():
+                length = f'{budget["minutes"]:g} min' if budget['minutes'] else f'{budget["networks"][name]["steps"]} steps'
+                found.append(f'{title}, {length}={file}')
+    return found
+
+
+def main(argv=None):
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('--sets', type=Path, required=True, help=f'folder of {", ".join(SETS)}')
+    p.add_argument('--only', nargs='+', choices=SETS, default=SETS, help='some of the sets; the README is left as it is')
+    p.add_argument('--split', default='test', help='another one leaves the README as it is')
+    p.add_argument('--checkpoint', type=Path, default=ROOT / 'checkpoints/p_ieanet.safetensors')
+    p.add_argument('--released', type=Path, help="the authors' .pth")
+    p.add_argument('--trained', type=Path, help='--out of benchmarks/train_baselines.py')
+    p.add_argument('--keep', type=Path, help='see eval_benchmark.py')
+    p.add_argument('--out', type=Path, help='default: benchmarks/results/benchmark.csv, and the README; with another file not the README')
+    p.add_argument('--device', default='auto')
+    p.add_argument('--batch-size', type=int, default=16)
+    p.add_argument('--workers', type=int, default=2)
+    args = p.parse_args(argv)
+    readme = args.out is None and args.split == 'test' and set(args.only) == set(SETS)
+    out = args.out or ROOT / 'benchmarks/results' / ('benchmark.csv' if readme else 'part.csv')
+    try:
+        found = checkpoints(args.checkpoint, args.released, args.trained)
+    except (OSError, ValueError, KeyError) as error:
+        print(f'main_table.py: {args.trained}: not what train_baselines.py writes ({error})', file=sys.stderr)
+        return 2
+    given = [v for name in args.only for v in ('--data', args.sets / name, '--csv', args.sets / name / f'{args.split}.csv')]
+    given += ['--checkpoint', *found, '--baseline', 'all', '--device', args.device]
+    given += ['--batch-size', args.batch_size, '--workers', args.workers]
+    given += ['--keep', args.keep] if args.keep else []
+    code = eval_benchmark.main([str(v) for v in (*given, '--out', out)])
+    if code < 2 and readme and int(os.environ.get('RANK', 0)) == 0:
+        readme_table.main([])
+    return code
+
+
+if __name__ == '__main__':
+    sys.exit(main())
