@@ -1,11 +1,16 @@
 """Gradient descent on one number, the exposure of a photograph, by ExposureLoss: does it come back to the reference?
 
     python examples/descend_exposure.py --photos photos/test                    # 50 photographs from -2 and from +2 EV
-    python examples/descend_exposure.py --photos photos/test --through picture --csv F
+    python examples/descend_exposure.py --photos photos/test --objective abs --through network --headroom 0 --csv F      the bare loss
 
 Each photograph is exposed by -2 or +2 stops (datasets/simulation.py: linear light, a random camera curve, rounded to 8
 bit, so that highlights are lost at +2), and then again by s stops; only s is trained, from 0, and it should end at +2 or
 -2. Printed: how many end nearer to the reference, how many within half a stop, and the error in stops.
+
+Three choices stand beside the bare loss. The absolute value of the picture's mean residual is least where the network calls the picture
+neither too dark nor too bright on the whole. Its gradient goes through the picture only: brighter always means a smaller residual, which
+the network's own derivative does not promise. And clipped pixels are taken for a stop brighter than they can show, or a
+picture without its highlights would look too dark (on validation photographs from +2 EV: 26 to 31 of 50 within half a stop).
 """
 import argparse
 import csv
@@ -23,17 +28,21 @@ from exposure.loss import ExposureLoss
 from exposure.predictor import DEFAULT_CHECKPOINT
 
 
-def descend(pictures, curve, loss, steps, lr, limit=4.0):
-    """Stops (B,) that gradient descent adds to ``pictures`` (B, 3, H, W); every picture has its own loss and its own s."""
-    light = curve.to_light(pictures)
-    stops = torch.zeros(len(pictures), requires_grad=True)
+def descend(light, curve, loss, steps, lr, of_mean=False, limit=4.0):
+    """Stops (B,) that gradient descent adds to scene light (B, 3, H, W); every picture has its own loss and its own s.
+
+    With ``of_mean`` it is |1 - loss| that is brought down: |mean residual| where the loss has the target 1.
+    """
+    stops = torch.zeros(len(light), requires_grad=True)
     optimiser = torch.optim.Adam([stops], lr=lr, betas=(0.8, 0.95))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, lr / 20)
     for _ in range(steps):
         again = curve.to_display(light * torch.exp2(stops.clamp(-limit, limit))[:, None, None, None])
-        value = loss(again).mean((1, 2, 3)).sum()
+        value = loss(again).mean((1, 2, 3))
+        if of_mean:
+            value = (1 - value).abs()
         optimiser.zero_grad()
-        value.backward()
+        value.sum().backward()
         optimiser.step()
         schedule.step()
     return stops.detach().clamp(-limit, limit)
@@ -44,17 +53,20 @@ def main(argv=None):
     p.add_argument('--photos', type=Path, required=True, help='folder of well-exposed photographs')
     p.add_argument('--count', type=int, default=50, help='so many of them, evenly chosen')
     p.add_argument('--checkpoint', type=Path, default=DEFAULT_CHECKPOINT)
-    p.add_argument('--through', choices=('network', 'picture'), default='network', help='see ExposureLoss')
+    p.add_argument('--objective', choices=('mean', 'abs'), default='mean', help='|mean residual| or mean |residual|')
+    p.add_argument('--through', choices=('network', 'picture'), default='picture', help='see ExposureLoss')
+    p.add_argument('--headroom', type=float, default=1.0, help='stops that clipped pixels are taken to be brighter than they show')
     p.add_argument('--side', type=int, default=128, help='pictures are brought to squares of this side')
-    p.add_argument('--steps', type=int, default=40)
-    p.add_argument('--lr', type=float, default=0.15, help='in stops')
+    p.add_argument('--steps', type=int, default=30)
+    p.add_argument('--lr', type=float, default=0.25, help='in stops')
     p.add_argument('--ev', type=float, nargs='+', default=[-2.0, 2.0])
     p.add_argument('--batch-size', type=int, default=10)
     p.add_argument('--csv', type=Path, help='write a row a photograph here')
     args = p.parse_args(argv)
     try:
         files = list_images(args.photos)
-        loss = ExposureLoss(args.checkpoint, 'none', through=args.through)
+        # |residual - 1| = 1 - residual: the loss itself is never signed.
+        loss = ExposureLoss(args.checkpoint, 'none', target=1.0 if args.objective == 'mean' else 0.0, through=args.through)
     except ValueError as error:
         p.error(str(error))
     count = min(args.count, len(files))
@@ -69,9 +81,10 @@ def main(argv=None):
         for start in range(0, count, args.batch_size):
             part = slice(start, start + args.batch_size)
             curve = CameraCurve(*(t[part] for t in vars(curves).values()))
-            stops = descend(pictures[part], curve, loss, args.steps, args.lr)
+            light = curve.to_light(pictures[part]) * torch.exp2((pictures[part] >= 254 / 255) * args.headroom)
+            stops = descend(light, curve, loss, args.steps, args.lr, args.objective == 'mean')
             with torch.no_grad():
-                after = curve.to_display(curve.to_light(pictures[part]) * torch.exp2(stops)[:, None, None, None])
+                after = curve.to_display(light * torch.exp2(stops)[:, None, None, None])
             distance = [(x - references[part]).abs().mean((1, 2, 3)).tolist() for x in (pictures[part], after)]
             for file, s, a, b in zip(files[part], stops.tolist(), *distance):
                 rows.append({'file': file.name, 'ev': ev, 'stops': round(s, 3), 'mae_before': round(a, 4),

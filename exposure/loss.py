@@ -34,8 +34,8 @@ class ExposureLoss(nn.Module):
         size: pictures whose longer side exceeds it are shrunk to it first (antialiased; sides multiples of 8),
             which is the size that the network was trained at; smaller ones go in as they are. None: never.
         through: 'network' is the true gradient of the loss. 'picture' takes the network's ideal picture,
-            grey + residual, for a fixed target and pulls the grey towards it: the same value, and a gradient that
-            cannot look for pictures that merely please the network.
+            grey + residual, for a fixed target and pulls the grey towards it: the same value, a gradient that
+            cannot look for pictures that merely please the network, and no backward pass through it.
         check: refuse values outside [0, 1] and NaN. That waits for a GPU once a call, and is left out under
             `torch.compile`.
 
@@ -100,10 +100,12 @@ class ExposureLoss(nn.Module):
             if self.size is not None and max(full) > self.size:
                 height, width = working_size(height, width, self.size)
                 x = _shrink(x, (height, width))
-            residual = self.network(x)
             if self.through == 'picture':
-                grey = luma(x)
-                residual = (grey + residual).detach() - grey
+                with torch.no_grad():
+                    ideal = luma(x) + self.network(x)
+                residual = ideal - luma(x)
+            else:
+                residual = self.network(x)
             if target.dim():
                 target = _fit('target', target, (len(x), 1, *full), (height, width))
             distance = (residual - target).abs()

@@ -1,4 +1,6 @@
 """ExposureLoss: a true gradient for the picture, none for the weights, at any size and in any surroundings."""
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -198,9 +200,12 @@ def test_inside_distributed_data_parallel(network, tmp_path):
 
 
 @pytest.mark.slow
-def test_compiled(network):
+@pytest.mark.parametrize('backend', ['aot_eager', 'inductor'])  # the latter takes minutes on a CPU
+def test_compiled(network, backend):
+    if backend == 'inductor' and shutil.which('g++') is None:
+        pytest.skip('inductor needs a C++ compiler')
     loss, x = ExposureLoss(network), picture(1, 3, 40, 40)
-    compiled = torch.compile(loss, fullgraph=True, backend='aot_eager')  # inductor takes minutes on a CPU
+    compiled = torch.compile(loss, fullgraph=True, backend=backend)
     grads = []
     for f in (loss, compiled):
         y = x.clone().requires_grad_()
