@@ -32,7 +32,7 @@ class SimulationConfig:
     contrast: tuple = (0.5, 5.0)       # slope of the sigmoid contrast of the picture style
     black: tuple = (0.0, 0.01)         # scene light (and flare) that the camera still shows as black
     headroom: tuple = (0.0, 2.5)       # stops of light beyond white in the picture's clipped pixels
-    mixed: float = 0.25                # share of pictures with an exposure that differs over the picture
+    mixed: float = 0.45                # share of pictures with an exposure that differs over the picture
     mixed_ev: tuple = (0.5, 3.0)       # half range of that field, stops
     cast: float = 0.12                 # standard deviation of the white-balance error per channel, stops
     noise: float = 0.5                 # share of pictures with sensor noise
