@@ -1,0 +1,112 @@
+"""benchmarks/score_checks.py and compare_brackets.py: planted series and brackets give the figures that they must."""
+import csv
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / 'benchmarks'))
+
+import compare_brackets  # noqa: E402
+import score_checks  # noqa: E402
+
+from models import PIEANet, save_model  # noqa: E402
+from tests_support import SMALL  # noqa: E402
+
+
+def series(scene, scores, mean=lambda ev: -0.1 * ev):
+    return [{'img_id': f'{scene}_{ev}', 'ref_id': scene, 'ev': ev, 'given': 10 - abs(ev), 'distance': 0.1 * abs(ev), 'score': score,
+             'mean_residual': mean(ev), 'under': max(0.0, mean(ev)), 'over': max(0.0, -mean(ev))}
+            for ev, score in zip(range(-4, 5), scores)]
+
+
+GOOD = [6, 7, 8, 9, 10, 9, 8, 7, 6]
+
+
+def test_series_that_are_right():
+    figures = score_checks.series_figures(series('a', GOOD) + series('b', GOOD))
+    assert len(figures) == 6 + 8 and all(figure[0] == 1 for figure in figures.values())
+    assert figures['direction by sign of the mean, +-1 EV'][3] == 4 and figures['is best at 0 EV'][3] == 2
+
+
+def test_a_bump_a_shifted_peak_and_a_wrong_direction_are_counted():
+    bump = [6, 8, 7, 9, 10, 9, 8, 7, 6]
+    shifted = [5, 6, 7, 8, 9, 10, 8, 7, 6]
+    wrong = series('c', GOOD, mean=lambda ev: 0.01 if ev == 1 else -0.1 * ev)
+    figures = score_checks.series_figures(series('a', bump) + series('b', shifted) + wrong)
+    assert figures['falls at every step, -1 to -4 EV'][0] == pytest.approx(2 / 3)
+    assert figures['is lower at -4 than at -1 EV'][0] == 1
+    assert figures['falls at every step, +1 to +4 EV'][0] == 1
+    assert figures['falls at every step, -1 to -4 and +1 to +4 EV'][0] == pytest.approx(2 / 3)
+    assert figures['is best at 0 EV'][0] == pytest.approx(2 / 3)
+    assert figures['direction by sign of the mean, +-1 EV'][0] == pytest.approx(5 / 6)
+
+
+def test_brackets_have_tau_and_no_series_figures():
+    rows = [{**row, 'ev': None} for row in series('a', GOOD) + series('b', [-score for score in GOOD])]
+    assert score_checks.series_figures(rows) == {}
+    tau, low, high, count = score_checks.scene_figures(rows)["Kendall's tau-b with -distance, mean over scenes"]
+    assert count == 2 and (tau, low, high) == pytest.approx((0, -1, 1))
+
+
+@pytest.fixture
+def weights(tmp_path):
+    torch.manual_seed(0)
+    save_model(PIEANet(SMALL), tmp_path / 'small.safetensors')
+    return tmp_path / 'small.safetensors'
+
+
+def test_command(tmp_path, weights, capsys):
+    for folder in ('IEA_img', 'label/exposure_condition'):
+        (tmp_path / 'set' / folder).mkdir(parents=True)
+    names = [f'a_{s}' for s in ('N4', 'N3', 'N2', 'N1', 'P0', 'P1', 'P2', 'P3', 'P4')]
+    for i, name in enumerate(names):
+        Image.new('RGB', (48, 48), (28 * i,) * 3).save(tmp_path / 'set/IEA_img' / f'{name}.png')
+        np.save(tmp_path / 'set/label/exposure_condition' / f'{name}.npy', np.full((48, 48), 112 - 28 * i, np.int16))
+    split = tmp_path / 'val.csv'
+    split.write_text('img_id,ref_id,score\n' + ''.join(f'{n}.png,a.png,{10 - abs(i - 4)}\n' for i, n in enumerate(names)))
+    score_checks.main(['--data', str(tmp_path / 'set'), '--csv', str(split), '--checkpoint', str(weights), '--device', 'cpu',
+                       '--out', str(tmp_path / 'out.csv')])
+    assert 'set/val, score: 9 pictures of 1 scenes' in capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / 'out.csv').open()))
+    assert {'is best at 0 EV', "SRCC with the CSV's score"} <= {row['check'] for row in rows}
+
+
+@pytest.fixture
+def stacks(tmp_path):
+    """Three brackets of four flat frames; the reference is the second, the first and none."""
+    lines = ['file,split,scene,order,is_reference']
+    for scene, reference in (('a', 1), ('b', 0), ('c', None)):
+        (tmp_path / 'val' / scene).mkdir(parents=True)
+        for i, level in enumerate((20, 115, 180, 250)):
+            Image.new('RGB', (48, 40), (level,) * 3).save(tmp_path / 'val' / scene / f'{i}.jpg')
+            lines.append(f'val/{scene}/{i}.jpg,{"val" if scene != "c" else "broken"},{scene},{i},{int(i == reference)}')
+    (tmp_path / 'list.csv').write_text('\n'.join(lines) + '\n')
+    return tmp_path
+
+
+def test_brackets_are_read(stacks):
+    brackets = compare_brackets.read_brackets(stacks, stacks / 'list.csv', 'val')
+    assert {scene: (len(frames), reference) for scene, (frames, reference) in brackets.items()} == {'a': (4, 1), 'b': (4, 0)}
+    for split, words in (('broken', 'scene c has 0 reference frames'), ('none', "no split 'none'")):
+        with pytest.raises(ValueError, match=words):
+            compare_brackets.read_brackets(stacks, stacks / 'list.csv', split)
+
+
+def test_choice():
+    assert compare_brackets.picks([3, 1, 0, 2], (0, 1, 3), 1)       # of three: the second of these four is left out
+    assert not compare_brackets.picks([3, 1, 0, 2], range(4), 1)
+    assert compare_brackets.picks([1, 5, 9, 2], (0, 0, 3), 0)       # the reference is the darkest frame
+
+
+def test_brackets_command(stacks, weights, capsys):
+    out = stacks / 'out'
+    compare_brackets.main(['--stacks', str(stacks), '--list', str(stacks / 'list.csv'), '--split', 'val', '--out', str(out),
+                           '--checkpoint', str(weights), '--device', 'cpu'])
+    text = capsys.readouterr().out
+    assert text.count('in ') >= 4 and 'by auto-exposure  in 1 of 2 scenes: 0.500' in text  # flat grey: it takes the second
+    assert (out / 'report/index.html').is_file() and {p.name for p in (out / 'reference').iterdir()} == {'a.jpg', 'b.jpg'}
