@@ -153,7 +153,7 @@ def main():
     p.add_argument('--rendered', nargs='+', metavar='DIR CSV', help='a set made of panoramas')
     p.add_argument('--limit', type=int, default=320, help='photographs, spread over the folder')
     p.add_argument('--size', type=int, default=256)
-    p.add_argument('--vary', nargs='*', default=['ev_sigma=1.5', 'ev_sigma=4', 'mixed=0.5', 'ev=-6,4 ev_sigma=3.5 unchanged=.03'],
+    p.add_argument('--vary', nargs='*', default=['ev=-4,4 ev_sigma=2.3 unchanged=.1 mixed=.25', 'ev_sigma=1.5', 'mixed=0', 'ev=-6,4 ev_sigma=3.5 unchanged=.03'],
                    help='other defaults to try, each "NAME=NUMBER NAME=LOW,HIGH ..."')
     p.add_argument('--out', type=Path, default=ROOT / 'benchmarks' / 'results')
     args = p.parse_args()

@@ -24,9 +24,9 @@ import torch.nn.functional as F
 @dataclass(frozen=True)
 class SimulationConfig:
     """Ranges are drawn uniformly per picture. The defaults are for training; ``photos`` test sets use :meth:`protocol`."""
-    ev: tuple = (-4.0, 4.0)            # global exposure, stops
-    ev_sigma: float = 2.3              # spread of the exposures: normal, cut at ``ev`` (brackets lie around the middle)
-    unchanged: float = 0.10            # share of pictures left as they are: "all fine" must be learned too
+    ev: tuple = (-5.5, 4.0)            # global exposure, stops; brackets reach further to the dark
+    ev_sigma: float = 3.0              # spread of the exposures: normal, cut at ``ev`` (brackets lie around the middle)
+    unchanged: float = 0.08            # share of pictures left as they are: "all fine" must be learned too
     gamma: tuple = (1.8, 2.6)          # display gamma of the camera curve
     white: tuple = (1.0, 6.0)          # scene light that reaches white; 1 is a curve without shoulder
     contrast: tuple = (0.5, 5.0)       # slope of the sigmoid contrast of the picture style
