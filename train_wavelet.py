@@ -53,7 +53,7 @@ PRESETS = {
     'paper': dict(optimizer='adam', lr=3e-5, schedule='step', batch_size=36, epochs=30, loss='l1', patience=5, weight_decay=0.0,
                   warmup=0, ema=0.0, clip=0.0, level_weight=0.0, sizes=[256], late_sizes=[], jitter=0),
     'default': dict(optimizer='adamw', lr=1e-3, schedule='cosine', batch_size=16, epochs=100, loss='l1', patience=0, weight_decay=0.02,
-                    warmup=200, ema=0.998, clip=1.0, level_weight=0.0, sizes=[128], late_sizes=[128, 256, 256], jitter=1),
+                    warmup=200, ema=0.998, clip=1.0, level_weight=0.0, sizes=[128], late_sizes=[128, 256, 256], jitter=0),
 }
 LOSSES = {'l1': F.l1_loss, 'l2': F.mse_loss, 'smooth_l1': F.smooth_l1_loss}
 
@@ -86,7 +86,8 @@ def get_args(argv=None):
     p.add_argument('--accumulate', type=int, default=1, help='micro-batches a step')
     p.add_argument('--sizes', type=int, nargs='+', help='training resolutions, one drawn for every step')
     p.add_argument('--late-sizes', type=int, nargs='*', help='the same for the last fifth of the steps; none: as before')
-    p.add_argument('--jitter', type=int, choices=(0, 1), help='1: expose half of the pairs anew by about a stop, their label following')
+    p.add_argument('--jitter', type=int, choices=(0, 1), help='1: expose half of the pairs anew by about a stop, their label following '
+                   '(the draws depend on the number of processes, as those of --photos do)')
     p.add_argument('--lr', type=float)
     p.add_argument('--schedule', choices=('cosine', 'step'), help='step: x0.1 every 10 epochs')
     p.add_argument('--warmup', type=int, help='steps of linear warm-up')
