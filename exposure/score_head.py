@@ -15,13 +15,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize
+from safetensors.torch import load_file, save as serialize
 from torch import nn
 from tqdm import tqdm
 
 from datasets.iea40k import read_csv
-from models.checkpoint import CheckpointError, atomic_write, load_weights
+from models.checkpoint import CheckpointError, atomic_write, load_weights, read_header
 
 THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)  # of the shares, which together are the residual's histogram
 BLOCKS = (2, 4, 8)  # grids whose lowest, highest and most typical means are taken
@@ -149,20 +148,13 @@ def load_score_head(path: str | os.PathLike) -> ScoreHead:
     Raises:
         CheckpointError (a ValueError): in one line, with the file's name and the reason.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f'{path}: no such file')
+    network, config, provenance = read_header(path)
+    if network != 'score_head':
+        raise CheckpointError(f'{path}: not a score head, but {network}')
     try:
-        with safe_open(path, 'pt') as f:
-            header, tensors = f.metadata() or {}, {key: f.get_tensor(key) for key in f.keys()}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f'{path}: not a readable safetensors file ({str(error).splitlines()[0]})') from error
-    if header.get('network') != 'score_head':
-        raise CheckpointError(f'{path}: not a score head, but {header.get("network", "a file without our header")}')
-    try:
-        head, provenance = ScoreHead(**json.loads(header['config'])), json.loads(header['metadata'])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        head = ScoreHead(**config)
+    except (TypeError, RuntimeError) as error:
         raise CheckpointError(f'{path}: a score head with a header that cannot be used') from error
-    load_weights(head, tensors, path)
+    load_weights(head, load_file(path), path)
     head.provenance = provenance
     return head.eval()

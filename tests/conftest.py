@@ -4,9 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from models import PIEANet, save_model  # noqa: E402
+from tests_support import SMALL  # noqa: E402
 
 
 def _folder(name):
@@ -30,3 +34,11 @@ def released_dir():
 def data_dir():
     """Folder with photos/, stacks/ and hdri/, see docs/data.md."""
     return _folder('PIEANET_DATA')
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A checkpoint of a small untrained network."""
+    torch.manual_seed(0)
+    save_model(PIEANet(SMALL), tmp_path / 'small.safetensors')
+    return tmp_path / 'small.safetensors'

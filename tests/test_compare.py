@@ -14,9 +14,7 @@ from PIL import Image
 
 from exposure import compare
 from exposure.compare import FIGURES, find_methods, main, summarise
-from models import PIEANet, save_model
 from models.p_ieanet import luma
-from tests_support import SMALL
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,13 +37,6 @@ def folders(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path, lossless=True)
     return tmp_path
-
-
-@pytest.fixture
-def weights(tmp_path):
-    torch.manual_seed(0)
-    save_model(PIEANet(SMALL), tmp_path / 'small.safetensors')
-    return tmp_path / 'small.safetensors'
 
 
 @pytest.fixture

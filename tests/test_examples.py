@@ -5,11 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
-from models import PIEANet, save_model
-from tests_support import SMALL
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,13 +15,6 @@ def run(arguments, cwd):
     done = subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-@pytest.fixture
-def weights(tmp_path):
-    torch.manual_seed(0)
-    save_model(PIEANet(SMALL), tmp_path / 'small.safetensors')
-    return tmp_path / 'small.safetensors'
 
 
 @pytest.fixture

@@ -6,10 +6,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-import torch
 
-from models import PIEANet, save_model
-from tests_support import SMALL
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,13 +17,6 @@ def run(code, cwd):
     environment.update(OMP_NUM_THREADS='1', TORCH_HOME=str(cwd / 'hub'), http_proxy=nowhere, https_proxy=nowhere)
     return subprocess.run([sys.executable, '-c', textwrap.dedent(code)], cwd=cwd, env=environment,
                           capture_output=True, text=True)
-
-
-@pytest.fixture
-def weights(tmp_path):
-    torch.manual_seed(0)
-    save_model(PIEANet(SMALL), tmp_path / 'small.safetensors')
-    return tmp_path / 'small.safetensors'
 
 
 def test_entries_work_elsewhere_and_offline(tmp_path, weights):

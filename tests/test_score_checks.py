@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -13,9 +12,6 @@ sys.path.insert(0, str(ROOT / 'benchmarks'))
 
 import compare_brackets  # noqa: E402
 import score_checks  # noqa: E402
-
-from models import PIEANet, save_model  # noqa: E402
-from tests_support import SMALL  # noqa: E402
 
 
 def series(scene, scores, mean=lambda ev: -0.1 * ev):
@@ -51,13 +47,6 @@ def test_brackets_have_tau_and_no_series_figures():
     assert score_checks.series_figures(rows) == {}
     tau, low, high, count = score_checks.scene_figures(rows)["Kendall's tau-b with -distance, mean over scenes"]
     assert count == 2 and (tau, low, high) == pytest.approx((0, -1, 1))
-
-
-@pytest.fixture
-def weights(tmp_path):
-    torch.manual_seed(0)
-    save_model(PIEANet(SMALL), tmp_path / 'small.safetensors')
-    return tmp_path / 'small.safetensors'
 
 
 def test_command(tmp_path, weights, capsys):
