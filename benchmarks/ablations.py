@@ -8,8 +8,6 @@ follows the other, each in its folder below --work; an interrupted command goes 
 those of the last step on the validation sets (nothing is picked), written to benchmarks/results/ablations.csv and .md.
 """
 import argparse
-import csv
-import io
 import json
 import subprocess
 import sys
@@ -24,6 +22,8 @@ sys.path.insert(0, str(ROOT))
 import train_wavelet  # noqa: E402
 from benchmarks.readme_table import table  # noqa: E402
 from metrics.environment import commit, processor  # noqa: E402
+from metrics.report import csv_text  # noqa: E402
+from metrics.training import last_row  # noqa: E402
 from models.checkpoint import atomic_write  # noqa: E402
 
 # The budget apart from its length: short runs at one resolution, the last weights themselves (an average would lag behind).
@@ -46,15 +46,6 @@ VARIANTS = {
 
 class AblationError(RuntimeError):
     """The command cannot go on; the message is one line."""
-
-
-def last_row(folder):
-    """The last line of a run's log.csv as a dict of text, None before there is one."""
-    try:
-        with open(folder / 'log.csv', newline='') as f:
-            return (list(csv.DictReader(f)) or [None])[-1]
-    except FileNotFoundError:
-        return None
 
 
 def finished(folder, epochs):
@@ -90,14 +81,6 @@ def result(name, seed, folder, arguments):
                 **{k: round(v, 4) for k, v in figures.items()},
                 hardware=torch.cuda.get_device_name() if args.device != 'cpu' and torch.cuda.is_available() else processor(),
                 commit=commit() or '', changed=' '.join(VARIANTS[name][1]))
-
-
-def to_csv(rows):
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def to_markdown(rows):
@@ -158,7 +141,7 @@ def main(argv=None):
             train(folder, arguments, args.epochs)
             rows.append(result(name, seed, folder, arguments))
             args.results.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(args.results, to_csv(rows).encode())
+            atomic_write(args.results, csv_text(rows).encode())
             atomic_write(args.results.with_suffix('.md'), to_markdown(rows).encode())
     except (AblationError, OSError, ValueError) as e:
         print(f'ablations.py: {e}', file=sys.stderr)

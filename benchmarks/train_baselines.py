@@ -10,7 +10,6 @@ fit, with a learning rate that falls to the end of them. The plan is kept in OUT
 where it stopped.
 """
 import argparse
-import csv
 import json
 import statistics
 import subprocess
@@ -26,6 +25,8 @@ sys.path.insert(0, str(ROOT))
 
 import train_wavelet  # noqa: E402
 from metrics.environment import hardware  # noqa: E402
+from metrics.report import csv_text  # noqa: E402
+from metrics.training import last_row  # noqa: E402
 from models.baselines import NETWORKS  # noqa: E402
 from models.checkpoint import atomic_write, build_model, read_header  # noqa: E402
 
@@ -83,8 +84,8 @@ def plan(names, minutes, steps, passed, count):
     found = {}
     for name in names:
         by_size = {size: seconds_a_step(name, args, batches, device) + reading for size, (batches, reading) in data.items()}
-        mean = 0.8 * statistics.mean(by_size[s] for s in early) + 0.2 * statistics.mean(by_size[s] for s in late)
-        found[name] = {'steps': steps or max(1, int(60 * minutes / mean)), 'seconds_per_step': round(mean, 4),
+        mean = round(0.8 * statistics.mean(by_size[s] for s in early) + 0.2 * statistics.mean(by_size[s] for s in late), 4)
+        found[name] = {'steps': steps or max(1, int(60 * minutes / mean)), 'seconds_per_step': mean,
                        'by_size': {s: round(t, 4) for s, t in by_size.items()},
                        'parameters': sum(p.numel() for p in build_model(name, {}).parameters())}
         print(f'{name}: {mean:.4f} s a step {found[name]["by_size"]}, {found[name]["steps"]} steps', flush=True)
@@ -100,11 +101,8 @@ def command(name, steps, out, passed):
 
 
 def finished(folder, steps):
-    try:
-        with open(folder / 'log.csv', newline='') as f:
-            return (folder / 'best.safetensors').exists() and int(list(csv.DictReader(f))[-1]['step']) >= steps
-    except (OSError, IndexError):
-        return False
+    row = last_row(folder)
+    return row is not None and int(row['step']) >= steps and (folder / 'best.safetensors').exists()
 
 
 def figures(out, budget):
@@ -112,11 +110,9 @@ def figures(out, budget):
     rows = []
     for name, b in budget['networks'].items():
         if finished(out / name, b['steps']):
-            with open(out / name / 'log.csv', newline='') as f:
-                minutes = list(csv.DictReader(f))[-1]['minutes']
             validation = read_header(out / name / 'best.safetensors')[2].get('validation', {})
             rows.append({'network': name, 'parameters': b['parameters'], 'steps': b['steps'], 'seconds_per_step': b['seconds_per_step'],
-                         'wall_minutes': minutes, 'device': budget['device'],
+                         'wall_minutes': last_row(out / name)['minutes'], 'device': budget['device'],
                          **{f'{s}_{k}': f'{v:.5g}' for s, f in validation.items() for k, v in f.items()}})
     return rows
 
@@ -161,10 +157,9 @@ def main(argv=None):
             print(f'train_baselines.py: {name} ended with exit code {code}', file=sys.stderr)
             return code
     rows = figures(args.out, budget)
-    columns = list(dict.fromkeys(k for r in rows for k in r))
-    lines = [','.join(columns)] + [','.join(f'"{r[c]}"' if ',' in str(r.get(c, '')) else str(r.get(c, '')) for c in columns) for r in rows]
-    atomic_write(args.out / 'baselines.csv', ('\n'.join(lines) + '\n').encode())
-    print('\n'.join(lines))
+    text = csv_text(rows)
+    atomic_write(args.out / 'baselines.csv', text.encode())
+    print(text, end='')
     if args.sets:
         table = [sys.executable, str(ROOT / 'benchmarks/main_table.py'), '--sets', str(args.sets), '--trained', str(args.out)]
         table += ['--keep', str(args.out / 'measured')] + (['--released', str(args.released)] if args.released else [])

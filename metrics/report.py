@@ -179,13 +179,16 @@ def as_csv(report):
         flat.append({'set': row['data'], 'source': f'published, {row["data"]}, table {row["table"]}',
                      'plcc': row['lrcc'], 'params': row['params_m'] and row['params_m'] * 1e6,
                      **{k: row[k] for k in ('method', 'mae', 'ssim', 'psnr', 'acc', 'srcc')}})
-    columns = list(dict.fromkeys(k for values in flat for k in values))
+    return csv_text([{k: '' if v is None or isinstance(v, float) and not math.isfinite(v) else
+                      f'{v:.6g}' if isinstance(v, float) else v for k, v in values.items()} for values in flat])
+
+
+def csv_text(rows):
+    """Dicts as the text of a CSV file; the columns are all their keys, in the order in which they appear first."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator='\n')
+    writer = csv.DictWriter(out, list(dict.fromkeys(k for row in rows for k in row)), lineterminator='\n')
     writer.writeheader()
-    for values in flat:
-        writer.writerow({k: '' if v is None or isinstance(v, float) and not math.isfinite(v) else
-                         f'{v:.6g}' if isinstance(v, float) else v for k, v in values.items()})
+    writer.writerows(rows)
     return out.getvalue()
 
 

@@ -81,6 +81,15 @@ class Log:
         self.write(self.path, ('\n'.join(lines) + '\n').encode())
 
 
+def last_row(folder):
+    """The last line of a run's log.csv as a dict of text, None before there is one."""
+    try:
+        with open(folder / 'log.csv', newline='') as f:
+            return (list(csv.DictReader(f)) or [None])[-1]
+    except FileNotFoundError:
+        return None
+
+
 def draw_curves(rows, path):
     """A log's training loss and validation MAE over the steps, as a picture."""
     from matplotlib.figure import Figure
