@@ -25,6 +25,7 @@ the one picture asked for cannot be read; 130 interrupted.
 import argparse
 import contextlib
 import csv
+import ctypes
 import dataclasses
 import hashlib
 import io
@@ -401,6 +402,17 @@ def report(jobs: list[Job], rows: list, reasons: list, own: int) -> None:
         print(f'{len(failures)} failed:', *failures, sep='\n  ', file=sys.stderr)
 
 
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed, up to 32 MB a block, instead of giving it back and taking it anew page by page for every picture.
+
+    A sixth of the time of a picture of 0.2 MP. Elsewhere than on glibc nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL('libc.so.6')
+        libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, at its maximum
+        libc.mallopt(-1, 256 << 20)  # M_TRIM_THRESHOLD
+
+
 def processors() -> int:
     """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
@@ -462,6 +474,7 @@ def main(argv=None) -> int:
     # One thread per picture beats many threads on one, and makes the result independent of their number.
     torch.set_num_threads(1 if batch_size == 1 or on_gpu else workers)
     cv2.setNumThreads(1)
+    keep_freed_memory()
 
     settings = {
         'weights': hashlib.sha256(args.checkpoint.read_bytes()).hexdigest()[:16],

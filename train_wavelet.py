@@ -249,7 +249,8 @@ def make_model(args):
     config = dict(head=args.head, wavelet=args.wavelet, **{f'use_{w}': False for w in args.without}) if args.model == 'p_ieanet' else {}
     for item in args.config:
         name, _, value = item.partition('=')
-        config[name] = value if name in ('head', 'wavelet') else [int(v) for v in value.split(',')] if ',' in value else int(value)
+        config[name] = value if name in ('head', 'wavelet') else float(value) if '.' in value else \
+            [int(v) for v in value.split(',')] if ',' in value else int(value)
     return build_model(args.model, config)
 
 
@@ -327,6 +328,7 @@ def train(args):
     while step < total:
         for group in optimizer.param_groups:
             group['lr'] = learning_rate(step, total, per_epoch, args)
+        torch.manual_seed(mixed(args.seed, 5, step, rank))  # dropout: a resumed run draws what an uninterrupted one would
         step_loss = 0.0
         for micro in range(args.accumulate):
             batch = next(batches)

@@ -179,6 +179,7 @@ def main():
     batch_size = args.batch_size or (1 if args.device == 'cpu' else 16)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    make_heatmap.keep_freed_memory()
     predictor = Predictor(args.checkpoint, args.device, precision=args.amp)
     about = {'commit': commit(), 'hardware': hardware() if predictor.device.type == 'cpu' else
              torch.cuda.get_device_name(predictor.device), 'torch': torch.__version__, 'amp': args.amp}

@@ -47,7 +47,7 @@ def resize(sample, size):
     return out
 
 
-def random_flip_crop_resize(sample, size, generator, scale=(0.6, 1.0), ratio=(0.8, 1.25)):
+def random_flip_crop_resize(sample, size, generator, scale=(0.3, 1.0), ratio=(0.8, 1.25)):
     """Training augmentation: mirror half of the pictures, take a random window of the given share of the area, resize.
 
     Args:

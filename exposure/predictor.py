@@ -240,8 +240,10 @@ class Predictor:
             if self.has_gain:
                 residual[top:bottom] = apply_gain(*map(torch.from_numpy, (grey, maps[0], maps[1]))).numpy()
             elif guided:
-                part = np.maximum(maps[0], -grey, out=residual[top:bottom])  # the ideal is on [0, 1]
-                np.minimum(part, 1 - grey, out=part)
+                np.negative(grey, out=grey)
+                part = np.maximum(maps[0], grey, out=residual[top:bottom])  # the ideal is on [0, 1]
+                grey += 1
+                np.minimum(part, grey, out=part)
             else:
                 np.clip(maps[0], -1, 1, out=residual[top:bottom])
         return residual
@@ -313,7 +315,10 @@ def upsampled_strips(maps: np.ndarray, height: int, width: int):
     Yields (top, bottom, (K, bottom - top, width) float32), the last in a buffer that the next strip reuses.
     """
     if height * width <= WHOLE:
-        yield 0, height, np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in maps])
+        large = np.empty((len(maps), height, width), np.float32)
+        for plane, out in zip(maps, large):
+            cv2.resize(plane, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
+        yield 0, height, large
         return
     if maps.shape[1] == 1:
         maps = np.repeat(maps, 2, axis=1)  # so that there is always a row below

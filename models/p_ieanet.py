@@ -46,6 +46,7 @@ class PIEANetConfig:
     head: str = 'gain'                 # 'gain': ideal = picture * 2^g + d; 'residual': the paper's bare residual
     anchor: bool = True                # start from auto-exposure, and show the lightness branch the picture brought there
     tones: int = 16                    # thresholds of the grey histogram that the picture's level sees; 0: none
+    dropout: float = 0.2               # of what the picture's level is told from, in training: few scenes, many details to learn by heart
     wavelet: str = 'haar'              # or 'db4', 'sym4'
     use_dwt: bool = True               # False: pixel-unshuffle instead of the wavelet (paper's Table 3)
     use_structure: bool = True         # False: a 1x1 embedding instead of the branch
@@ -62,6 +63,8 @@ class PIEANetConfig:
             raise ValueError(f"head is {self.head!r}, accepted: 'gain', 'residual'")
         if self.wavelet not in WAVELETS:
             raise ValueError(f'wavelet is {self.wavelet!r}, accepted: {", ".join(WAVELETS)}')
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f'dropout is {self.dropout}, accepted: 0 to below 1')
         if self.tones < 0:
             raise ValueError(f'tones is {self.tones}, accepted: 0 or more')
         if any(k < 1 or k % 2 == 0 for k in self.kernels) or not self.kernels:
@@ -205,7 +208,7 @@ class PIEANet(nn.Module):
         else:
             z = [conv(d).chunk(3, 1) for conv, d in zip(self.structure, details)]
         pooled = torch.cat([to_grid(t, c.grid).mean((2, 3)) for t in (a, *z[-1])] + picture, 1)
-        level = self.level(pooled)[:, :, None, None]
+        level = self.level(F.dropout(pooled, c.dropout, self.training))[:, :, None, None]
         if c.anchor:  # in grey where the head predicts no gain
             level = level + (anchor if c.head == 'gain' else KEY - to_grid(grey, c.grid).mean((2, 3), keepdim=True))
         for i in reversed(range(c.levels)):

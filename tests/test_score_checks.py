@@ -1,4 +1,4 @@
-"""benchmarks/score_checks.py and compare_brackets.py: planted series and brackets give the figures that they must."""
+"""benchmarks/score_checks.py, compare_brackets.py and well_exposed.py: planted series and brackets give the figures that they must."""
 import csv
 import sys
 from pathlib import Path
@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT / 'benchmarks'))
 
 import compare_brackets  # noqa: E402
 import score_checks  # noqa: E402
+import well_exposed  # noqa: E402
 
 
 def series(scene, scores, mean=lambda ev: -0.1 * ev):
@@ -99,3 +100,15 @@ def test_brackets_command(stacks, weights, capsys):
     text = capsys.readouterr().out
     assert text.count('in ') >= 4 and 'by auto-exposure  in 1 of 2 scenes: 0.500' in text  # flat grey: it takes the second
     assert (out / 'report/index.html').is_file() and {p.name for p in (out / 'reference').iterdir()} == {'a.jpg', 'b.jpg'}
+
+
+def test_well_exposed_takes_the_pictures_at_ev_0_and_those_with_a_mood(tmp_path):
+    names = [f'{scene}_{ev}.png,{scene}.png,5' for scene in ('a', 'b', 'c') for ev in ('N1', 'P0', 'P1')]
+    (tmp_path / 'test.csv').write_text('\n'.join(['img_id,ref_id,score', *names]))
+    (tmp_path / 'list.csv').write_text('file,mood\ntest/a.jpg,\ntest/b.jpg,low-key\ntest/c.jpg,\n')
+    chosen = well_exposed.subsets(tmp_path / 'test.csv', tmp_path / 'list.csv')
+    assert {name: [row['img_id'] for row in rows] for name, rows in chosen.items()} == {
+        'fine': ['a_P0.png', 'b_P0.png', 'c_P0.png'], 'low-and-high-key': ['b_P0.png']}
+    (tmp_path / 'list.csv').write_text('file,mood\ntest/a.jpg,\n')
+    with pytest.raises(well_exposed.DatasetError, match='low-and-high-key'):
+        well_exposed.subsets(tmp_path / 'test.csv', tmp_path / 'list.csv')
