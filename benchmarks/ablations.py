@@ -41,6 +41,7 @@ VARIANTS = {
     'bare residual': ('ours', ['--head', 'residual'], '', ''),
     'no anchor': ('ours', ['--config', 'anchor=0'], '', ''),
     'no tones': ('ours', ['--config', 'tones=0'], '', ''),
+    'no dropout': ('ours', ['--config', 'dropout=0'], '', ''),
 }
 
 

@@ -1,4 +1,4 @@
-"""How much faster models/released.py is than the release's own way; the outputs' difference in the same row.
+"""How much faster models/released.py is than the release's own way, with the outputs' difference in the same row; and how much faster P-IEANet is.
 
     python benchmarks/released_speed.py                               random weights: they cost the same time
     python benchmarks/released_speed.py --checkpoint wavelet_epoch_2_val_loss0.03022034629540784.pth
@@ -13,7 +13,8 @@ load_average in the table. cpu_ratio compares processor time instead; with one t
 The yardsticks, in float32 and on as many threads, are torch.mm of two 2048x2048 matrices and the network's
 dominant layer alone (3x3, 64 -> 64 channels, channels_last, 256x256); the rate that our pass reaches is
 given as a fraction of each. Rates count the graph's 78.7 GFLOP for a 256x256 picture, also where ours merges
-layers. On a GPU, TF32 is off.
+layers. P-IEANet (checkpoints/p_ieanet.safetensors) takes its turns with the others; it is another network, so its rows have neither
+difference nor rates. On a GPU, TF32 is off.
 """
 import argparse
 import copy
@@ -32,9 +33,10 @@ import torch.nn.functional as F
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 from literal_released import LiteralReleasedNet                                 # noqa: E402
-from models.checkpoint import CheckpointError                                   # noqa: E402
+from models.checkpoint import CheckpointError, load_model                       # noqa: E402
 from models.released import UNUSED, ReleasedWaveletNet, load_released           # noqa: E402
 
+SHIPPED = ROOT / 'checkpoints' / 'p_ieanet.safetensors'
 GFLOP = 78.7            # of the released graph, for one 256x256 picture
 PROTOCOL = ('alternating in one process, medians, uniform noise pictures; '
             'literal = float32, one picture at a time, paired with itself')
@@ -53,6 +55,11 @@ def networks(checkpoint, device):
     return literal.eval().to(device), fast.eval().to(device)
 
 
+def in_half(network, x):
+    with torch.autocast(x.device.type, torch.bfloat16):
+        return network(x)
+
+
 def seconds(function, device):
     """(time of one call, processor time of it, its result)"""
     if device.type == 'cuda':
@@ -64,7 +71,7 @@ def seconds(function, device):
     return time.perf_counter() - start, time.process_time() - cpu, result
 
 
-def measure(literal, fast, half, size, batch, repeats, device):
+def measure(literal, fast, half, own, size, batch, repeats, device):
     """By name: median and least seconds, median processor seconds, largest difference from the literal."""
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(batch, 3, size, size, generator=generator).to(device)
@@ -73,7 +80,8 @@ def measure(literal, fast, half, size, batch, repeats, device):
     weight = torch.rand(64, 64, 3, 3, generator=generator).to(device)
     turns = {'literal': lambda: literal.per_picture(x), 'float32': lambda: fast(x),
              'bfloat16': lambda: half(x), 'mm': lambda: torch.mm(a, b),
-             'layer': lambda: F.conv2d(layer, weight, padding=1)}
+             'layer': lambda: F.conv2d(layer, weight, padding=1),
+             'P-IEANet float32': lambda: own(x), 'P-IEANet bfloat16': lambda: in_half(own, x)}
     times, cpu, outputs = {name: [] for name in turns}, {name: [] for name in turns}, {}
     with torch.inference_mode():
         for turn in range(repeats + 1):
@@ -108,15 +116,18 @@ def commit():
         return 'unknown'
 
 
+def compared(network, dtype, turn, threads, size, batch, median, least, cpu):
+    return {'threads': threads, 'size': size, 'batch': batch, 'network': network, 'dtype': dtype,
+            'literal_ms': round(1e3 * median['literal'], 2), 'ours_ms': round(1e3 * median[turn], 2),
+            'times_faster': round(median['literal'] / median[turn], 2), 'cpu_ratio': round(cpu['literal'] / cpu[turn], 2),
+            'literal_min_ms': round(1e3 * least['literal'], 2), 'ours_min_ms': round(1e3 * least[turn], 2)}
+
+
 def row(dtype, threads, size, batch, median, least, cpu, difference):
     work = GFLOP * batch * (size / 256) ** 2
     mm, layer = 2 * 2048 ** 3 / median['mm'] / 1e9, 2 * 9 * 64 ** 2 * 256 ** 2 / median['layer'] / 1e9
     rate = work / median[dtype]
-    return {'threads': threads, 'size': size, 'batch': batch, 'dtype': dtype,
-            'literal_ms': round(1e3 * median['literal'], 2), 'ours_ms': round(1e3 * median[dtype], 2),
-            'times_faster': round(median['literal'] / median[dtype], 2),
-            'cpu_ratio': round(cpu['literal'] / cpu[dtype], 2), 'max_difference': f'{difference[dtype]:.1e}',
-            'literal_min_ms': round(1e3 * least['literal'], 2), 'ours_min_ms': round(1e3 * least[dtype], 2),
+    return {**compared('released', dtype, dtype, threads, size, batch, median, least, cpu), 'max_difference': f'{difference[dtype]:.1e}',
             'gflops': round(rate, 1), 'mm_gflops': round(mm, 1), 'fraction_of_mm': round(rate / mm, 2),
             'layer_gflops': round(layer, 1), 'fraction_of_layer': round(rate / layer, 2)}
 
@@ -143,15 +154,18 @@ def main():
         except (CheckpointError, RuntimeError) as e:
             parser.error(str(e).splitlines()[0])
         half = copy.deepcopy(fast).bfloat16()
+        own = load_model(SHIPPED, device).to(memory_format=torch.channels_last)
         for threads in args.threads if device.type == 'cpu' else ['']:
             if threads:
                 torch.set_num_threads(threads)
             for size in args.size:
                 for batch in args.batch:
                     repeats = args.repeats if batch == 1 else max(min(args.repeats, 3), args.repeats // 3)
-                    figures = measure(literal, fast, half, size, batch, repeats, device)
-                    for dtype in ('float32', 'bfloat16'):
-                        result = {'device': device.type, **row(dtype, threads, size, batch, *figures)}
+                    figures = measure(literal, fast, half, own, size, batch, repeats, device)
+                    found = [row(dtype, threads, size, batch, *figures) for dtype in ('float32', 'bfloat16')]
+                    found += [compared('P-IEANet', dtype, f'P-IEANet {dtype}', threads, size, batch, *figures[:3]) for dtype in ('float32', 'bfloat16')]
+                    for result in found:
+                        result = {'device': device.type, **result}
                         print('  '.join(f'{k} {v}' for k, v in result.items()), flush=True)
                         rows.append({**result, 'repeats': repeats,
                                      'load_average': round(os.getloadavg()[0], 1),
@@ -161,7 +175,7 @@ def main():
     args.out.parent.mkdir(parents=True, exist_ok=True)
     temporary = args.out.with_name(f'.{args.out.name}.tmp')
     with open(temporary, 'w', newline='') as f:
-        writer = csv.DictWriter(f, rows[0])
+        writer = csv.DictWriter(f, rows[0], restval='')
         writer.writeheader()
         writer.writerows(rows)
     os.replace(temporary, args.out)
