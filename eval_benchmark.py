@@ -10,7 +10,8 @@
 
 The first row is the one that the others are compared with: checkpoints come first, then maps, then baselines.
 docs/add_a_method.md says what each figure is and how to add a method or a set. Exit code: 0; 1 when a method
-failed on a picture (its row is marked); 2 for a bad argument or file, in one line.
+failed on a picture (its row is marked); 2 for a bad argument or file, in one line. What cannot be written (--out,
+--keep, --plots) is named so too, after the table is printed.
 """
 import argparse
 import os
@@ -23,8 +24,10 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+from cli import Parser
 from datasets.iea40k import IEA40K
 from datasets.spaq import ScoredPictures
+from exposure.predictor import pick_device
 from metrics import environment
 from metrics.cost import cost
 from metrics.evaluate import combine, evaluate
@@ -47,7 +50,7 @@ def arguments(argv):
         if value < 0:
             raise argparse.ArgumentTypeError(f'{value}: accepted are numbers >= 0')
         return value
-    p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    p = Parser(description=__doc__.split('\n')[0])
     p.add_argument('--data', type=Path, action='append', required=True,
                    help='folder of a set; once for all --csv, or once for each')
     p.add_argument('--csv', type=Path, action='append', required=True,
@@ -93,17 +96,10 @@ def share(value, world):
 
 
 def choose_device(name):
-    if name == 'auto':
-        name = 'cuda' if torch.cuda.is_available() else 'cpu'
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f'--device {name}: accepted are auto, cpu, cuda, cuda:N') from error
-    if device.type == 'cuda':
-        if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
-            raise ValueError(f'--device {name}: torch finds {torch.cuda.device_count()} CUDA devices here')
-        if device.index is None:
-            device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count())
+    """As :func:`exposure.predictor.pick_device`; without a number, each process of torchrun takes a GPU of its own."""
+    device = pick_device(name)
+    if device.type == 'cuda' and device.index is None:
+        device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count())
     return device
 
 
@@ -134,8 +130,11 @@ def load_methods(args, device):
     return distinct_names(methods)
 
 
-def measure(sets, methods, args, rank, world):
-    """(list of Measured, None), or (_, the first process's complaint about a sample)."""
+def measure(sets, methods, args, rank, world, unwritten):
+    """(list of Measured, None), or (_, the first process's complaint about a sample).
+
+    What --keep could not write is appended to ``unwritten``: the numbers themselves are here, so the work goes on.
+    """
     measured = []
     for name, dataset in sets:
         part = error = keep = None
@@ -161,8 +160,11 @@ def measure(sets, methods, args, rank, world):
             return measured, error
         measured.append(combine([p for p, _ in shares]))
         if keep:
-            for method in left:
-                keep.write(method, measured[-1])
+            try:
+                for method in left:
+                    keep.write(method, measured[-1])
+            except OSError as e:
+                unwritten.append(f'--keep {args.keep}: cannot be written ({e.strerror or e})')
             for method, (numbers, failures) in kept.items():
                 measured[-1].maps[method] = numbers
                 measured[-1].failures = sorted(measured[-1].failures + failures)
@@ -223,7 +225,7 @@ def main(argv=None):
     rank, world = join()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     cv2.setNumThreads(1)  # --workers threads use it at the same time
-    error = None
+    error, unwritten = None, []
     try:
         device = choose_device(args.device)
         sets, methods = load_sets(args), load_methods(args, device)
@@ -235,7 +237,7 @@ def main(argv=None):
         error = str(e)
     error = next(filter(None, share(error, world)), None)
     if error is None:
-        measured, error = measure(sets, methods, args, rank, world)
+        measured, error = measure(sets, methods, args, rank, world, unwritten)
     if error:
         if rank == 0:
             print(f'eval_benchmark.py: {" ".join(error.split())}', file=sys.stderr)
@@ -245,16 +247,24 @@ def main(argv=None):
         return int(failed)
     report = make_report(args, device, sets, methods, measured, world, started)
     kind = args.format or (SUFFIXES.get(args.out.suffix, 'csv') if args.out else 'table')
-    if args.out:
-        atomic_write(args.out, render(report, kind).encode())
     print(render(report, 'table' if args.out else kind), end='')
     for f in report['failures'][:20]:
         print(f'failed: {f["method"]} on {f["img_id"]} of {f["set"]}: {f["reason"]}', file=sys.stderr)
     if len(report['failures']) > 20:
         print(f'failed: {len(report["failures"]) - 20} more, all of them in --format json', file=sys.stderr)
+    if args.out:
+        try:
+            atomic_write(args.out, render(report, kind).encode())
+        except OSError as e:
+            unwritten.append(f'--out {args.out}: cannot be written ({e.strerror or e})')
     if args.plots:
-        draw(report, sets, measured, methods[0], args.plots)
-    return int(failed)
+        try:
+            draw(report, sets, measured, methods[0], args.plots)
+        except OSError as e:
+            unwritten.append(f'--plots {args.plots}: cannot be written ({e.strerror or e})')
+    for line in dict.fromkeys(unwritten):  # of --keep once, not for each set
+        print(f'eval_benchmark.py: {line}', file=sys.stderr)
+    return 2 if unwritten else int(failed)
 
 
 if __name__ == '__main__':

@@ -10,8 +10,8 @@ With --maps there are the outputs `gain` and `offset` instead, for those who bri
 The ONNX file is compared with PyTorch at five sizes and two batches where onnxruntime is installed; --no-check leaves
 that out. Needs onnx and onnxscript. Exit code: 0; 1 when the comparison fails; 2 for a bad argument or file.
 """
-import argparse
 import copy
+import io
 import os
 import sys
 import warnings
@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from models.checkpoint import load_model
+from cli import Parser
+from models.checkpoint import atomic_write, load_model
 from models.wavelet import alternate, halves
 
 ROOT = Path(__file__).resolve().parent
@@ -142,7 +143,7 @@ def largest_difference(model, path, maps=False, sizes=SIZES, batches=BATCHES):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser = Parser(description=__doc__.split('\n')[0])
     parser.add_argument('--checkpoint', type=Path, default=ROOT / 'checkpoints' / 'p_ieanet.safetensors', metavar='F')
     parser.add_argument('--out', type=Path, metavar='F', help='default: beside the checkpoint, .onnx or .pt2')
     parser.add_argument('--format', choices=('onnx', 'torch'), default='onnx')
@@ -155,8 +156,12 @@ def main(argv=None):
     out = args.out or args.checkpoint.with_suffix('.onnx' if args.format == 'onnx' else '.pt2')
     try:
         model = load_model(args.checkpoint)
+        if not out.parent.is_dir():
+            raise ValueError(f'argument --out: {out.parent} is not a folder')
         if args.format == 'torch':
-            torch.export.save(export_program(model, args.maps), out)
+            program = io.BytesIO()
+            torch.export.save(export_program(model, args.maps), program)
+            atomic_write(out, program.getvalue())
             print(out)
             return 0
         export_onnx(model, out, args.maps, args.opset)

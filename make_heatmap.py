@@ -22,7 +22,6 @@ Exit code: 0 all done; 1 some pictures failed (listed at the end, the others are
 the one picture asked for cannot be read; 130 interrupted.
 """
 
-import argparse
 import contextlib
 import csv
 import ctypes
@@ -45,14 +44,15 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from cli import Parser
 from datasets.images import IMAGE_EXTENSIONS, MAX_PIXELS, ImageError, read_image
+from datasets.photographs import OUTPUTS
 from exposure import heatmap
 from exposure.criteria import CriteriaError, find_mask, judge, load_criteria, read_mask, shipped
 from exposure.predictor import DEFAULT_CHECKPOINT, PRECISIONS, Batcher, Predictor
 from exposure.scoring import THRESHOLD, score_map
 
 SAMPLES = Path(__file__).resolve().parent / 'img_to_pred'
-OUTPUTS = ('_exposure.png', '_exposure_overlay.png', '_exposure_legend.png')
 COLUMNS = ('score', 'mean_residual', 'mean_abs_residual', 'share_under', 'share_over')
 CRITERIA_COLUMNS = ('criteria_score', 'criteria_label', 'criteria_why')
 SHOWN = 20  # up to so many pictures are also printed one by one
@@ -96,11 +96,6 @@ class PixelBudget:
         with self.changed:
             self.used -= pixels
             self.changed.notify_all()
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f'{self.prog}: {message}\n')
 
 
 def parse_args(argv):
@@ -194,19 +189,21 @@ def walk(folder: Path, recursive: bool):
 def plan(pictures: list[Path], roots: list[Path], out: Path | None) -> list[Job]:
     """Where each picture's outputs go; no two pictures share a name."""
     base = os.path.commonpath([os.path.abspath(root) for root in roots]) if out is not None else None
-    targets = []
+    targets, whole = [], []
     for picture in pictures:
         folder = picture.parent
         if out is not None:
             folder = out / os.path.relpath(os.path.abspath(folder), base)
-        targets.append(folder / picture.stem)
-    # Compared without case, for file systems that do not tell a.png from A.png.
-    counts = Counter(str(target).casefold() for target in targets)
-    jobs = []
-    for picture, target in zip(pictures, targets):
-        shared = counts[str(target).casefold()] > 1
-        jobs.append(Job(str(picture), str(target.with_name(picture.name) if shared else target)))
-    return jobs
+        targets.append(str(folder / picture.stem))
+        whole.append(str(folder / picture.name))
+    # Again until nothing changes: a name with its extension may be another's stem (a.jpg and a.jpg.png).
+    while True:
+        # Compared without case, for file systems that do not tell a.png from A.png.
+        counts = Counter(target.casefold() for target in targets)
+        longer = [w if counts[target.casefold()] > 1 else target for target, w in zip(targets, whole)]
+        if longer == targets:
+            return [Job(str(picture), target) for picture, target in zip(pictures, targets)]
+        targets = longer
 
 
 def atomic_write(path: Path, data: bytes) -> None:
@@ -516,7 +513,7 @@ def main(argv=None) -> int:
     report(jobs, rows, reasons, own)
     if not any(reasons):
         return 0
-    return 2 if args.paths == [jobs[0].picture] else 1
+    return 2 if [Path(path) for path in args.paths] == [Path(jobs[0].picture)] else 1
 
 
 def common_folder(roots: list[Path]) -> Path:

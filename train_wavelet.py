@@ -10,7 +10,8 @@
     torchrun --standalone --nproc_per_node=8 train_wavelet.py ...                   eight GPUs
     torchrun --nnodes=2 --node_rank=0 --nproc_per_node=8 --master_addr=HOST train_wavelet.py ...     two machines (node_rank=1 on the other)
 
---photos and --data can be given together, --data, --train-csv and --val-csv several times (paired in order). A run writes into --out:
+--photos and --data can be given together, --data, --train-csv and --val-csv several times (paired in order; in the log a set has
+its folder's name, or folder/CSV where two have the same). A run writes into --out:
 last.pt (everything needed to resume), best.safetensors (EMA weights with the lowest validation MAE, mean over the validation sets), log.csv,
 curves.png and TensorBoard files.
 """
@@ -21,6 +22,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,20 +35,21 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate
 from pytorch_msssim import ssim
 from tqdm import tqdm
 
+from cli import Parser
 from datasets.cache import CachedIEA40K
 from datasets.iea40k import IEA40K, DatasetError
 from datasets.images import ImageError
 from datasets.photographs import Photographs
 from datasets.sampler import StepSampler, mixed
 from datasets.simulation import SimulationConfig, quantise, simulate
-from exposure.predictor import Predictor
+from exposure.predictor import Predictor, pick_device
 from exposure.score_head import fit_score_head, plain_score, save_score_head, set_statistics
 from metrics import plcc, srcc
 from metrics.training import Log, draw_curves, panel, validate
 from models import CheckpointError, load_model, save_model
 from models.baselines import NETWORKS
-from models.checkpoint import atomic_write, build_model, load_training_state, save_training_state
-from models.p_ieanet import luma
+from models.checkpoint import atomic_write, build_model, load_training_state, network_name, save_training_state
+from models.p_ieanet import PIEANet, PIEANetConfig, luma
 from models.wavelet import WAVELETS
 
 PRESETS = {
@@ -62,8 +65,17 @@ class TrainingError(RuntimeError):
     """A run that must stop; the message is one line."""
 
 
+def setting(text):
+    """('width', 64) of 'width=64'; the value is a number, several with commas between, or the name of a head or wavelet."""
+    name, _, value = text.partition('=')
+    if name in ('head', 'wavelet'):
+        return name, value
+    numbers = tuple(float(v) if '.' in v else int(v) for v in value.split(','))
+    return name, numbers if len(numbers) > 1 else numbers[0]
+
+
 def get_args(argv=None):
-    p = argparse.ArgumentParser(description='Train P-IEANet.', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = Parser(prog='train_wavelet.py', description='Train P-IEANet.', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument('--data', type=Path, action='append', default=[], help='folder in the IEA40K layout')
     p.add_argument('--train-csv', type=Path, action='append', default=[])
     p.add_argument('--val-csv', type=Path, action='append', default=[])
@@ -77,9 +89,10 @@ def get_args(argv=None):
     p.add_argument('--preset', choices=PRESETS, default='default', help='values for all flags that default to None')
     p.add_argument('--model', choices=('p_ieanet', 'released', *NETWORKS), default='p_ieanet', help='the last ones are baselines')
     p.add_argument('--without', choices=('dwt', 'structure', 'lightness'), action='append', default=[])
-    p.add_argument('--head', choices=('gain', 'residual'), default='gain')
-    p.add_argument('--wavelet', choices=WAVELETS, default='haar')
-    p.add_argument('--config', action='append', default=[], metavar='NAME=VALUE', help='any number of the network\'s settings (PIEANetConfig), e.g. width=64')
+    p.add_argument('--head', choices=('gain', 'residual'), default=PIEANetConfig.head)
+    p.add_argument('--wavelet', choices=WAVELETS, default=PIEANetConfig.wavelet)
+    p.add_argument('--config', type=setting, action='append', default=[], metavar='NAME=VALUE',
+                   help='any number of the network\'s settings (PIEANetConfig), e.g. width=64 or structure_widths=8,16,32')
     p.add_argument('--epochs', type=int, help='an epoch passes every photograph (or else every pair) once')
     p.add_argument('--steps', type=int, help='the length of the run in steps, instead of --epochs')
     p.add_argument('--batch-size', type=int, help='over all processes')
@@ -109,9 +122,10 @@ def get_args(argv=None):
     p.add_argument('--threads', type=int, default=0, help='CPU threads of PyTorch, 0: its own choice')
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--cache', action='store_true', help='keep each training split decoded in one file beside its CSV (327 kB a picture)')
-    p.add_argument('--skip-bad', action='store_true', help='go on without samples that cannot be read; they are named and counted')
+    p.add_argument('--skip-bad', action='store_true', help='go on without training pictures that cannot be read; they are named and '
+                   'counted (not with --cache, which holds every row of its CSV)')
     p.add_argument('--resume', default=None, metavar='auto|FILE')
-    p.add_argument('--init', type=Path, help='weights to start from: ours, or the authors\' .pth')
+    p.add_argument('--init', type=Path, help='weights to start from: ours, or the authors\' .pth; they bring their network along')
     p.add_argument('--max-minutes', type=float, default=0, help='stop cleanly, resumable, after this time; 0: never')
     args = p.parse_args(argv)
     for name, value in PRESETS[args.preset].items():
@@ -128,10 +142,23 @@ def get_args(argv=None):
         p.error('--score-head needs --init, --data and --train-csv')
     if not args.photos and not args.train_csv:
         p.error('nothing to train on: give --photos, or --data with --train-csv')
-    if args.mix and (len(args.mix) != bool(args.photos) + len(args.train_csv) or sum(args.mix) != args.batch_size or min(args.mix) < 0):
-        p.error(f'--mix needs one number for each source, {args.batch_size} in all (--batch-size)')
-    if args.batch_size < 1 or args.epochs < 1 or args.accumulate < 1:
-        p.error('--batch-size, --epochs and --accumulate must be at least 1')
+    least = dict(batch_size=1, epochs=1, steps=1, accumulate=1, val_every=1, val_limit=0, threads=0, val_size=32, sizes=32, late_sizes=32)
+    for name, minimum in least.items():
+        value = getattr(args, name)
+        for v in value if isinstance(value, list) else [value]:
+            if v is not None and v < minimum:
+                p.error(f'--{name.replace("_", "-")}: {v}, accepted: {minimum} or more')
+    sources = bool(args.photos) + len(args.train_csv)
+    if args.batch_size < sources and not args.score_head:
+        p.error(f'--batch-size is {args.batch_size}, but there are {sources} sources, each of which gives a picture to every batch')
+    if args.mix and (len(args.mix) != sources or sum(args.mix) != args.batch_size or min(args.mix) < 1):
+        p.error(f'--mix needs one number for each source, none below 1, {args.batch_size} in all (--batch-size)')
+    if args.skip_bad and (args.cache or args.score_head):
+        p.error('--skip-bad does not go with --cache or --score-head, which take every row of a CSV; datasets.check names bad ones')
+    if args.model != 'p_ieanet' and (args.without or args.head != PIEANetConfig.head or args.wavelet != PIEANetConfig.wavelet):
+        p.error(f'--without, --head and --wavelet are of --model p_ieanet, not of {args.model}')
+    if args.model == 'released' and args.config:
+        p.error('--model released has no settings for --config')
     return args
 
 
@@ -140,29 +167,53 @@ def get_args(argv=None):
 def setup_processes(device):
     """``(device, rank, world)``; starts the process group under torchrun."""
     rank, world = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
-    if device == 'auto':
-        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    device = pick_device(device)
     if world > 1:
-        if device == 'cuda':
-            device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
+        if device == torch.device('cuda'):
+            device = pick_device(f'cuda:{os.environ.get("LOCAL_RANK", 0)}')
             torch.cuda.set_device(device)
-        dist.init_process_group('nccl' if device.startswith('cuda') else 'gloo')
-    return torch.device(device), rank, world
+        dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
+    return device, rank, world
 
 
 # ---------------------------------------------------------------- data
 
+def validation_sets(args):
+    """Name -> (folder, CSV): the folder's name, or folder/CSV where several have the same.
+
+    Raises:
+        DatasetError: when two of those are the same as well.
+    """
+    pairs = [(data.name or data.resolve().name, data, csv) for data, csv in zip(args.data, args.val_csv)]
+    folders, sets = [folder for folder, _, _ in pairs], {}
+    for folder, data, csv in pairs:
+        name = folder if folders.count(folder) == 1 else f'{folder}/{csv.stem}'
+        if name in sets:
+            raise DatasetError(f'{csv}: a second validation set with the name {name}; rename its folder or file')
+        sets[name] = data, csv
+    return sets
+
+
+def shares_of_batch(args, parts):
+    """How many pictures of a batch each part gives, at least one: --mix, or photographs 3/4 and pairs in proportion to their number."""
+    if args.mix:
+        return args.mix
+    photographs = args.batch_size if not args.train_csv else round(0.75 * args.batch_size) if args.photos else 0
+    lengths = [len(d) for d in parts if not isinstance(d, Photographs)]
+    ends = np.round(np.cumsum(lengths) / max(1, sum(lengths)) * (args.batch_size - photographs)).astype(int)
+    counts = [photographs] * bool(args.photos) + np.diff(ends, prepend=0).tolist()
+    while 0 in counts:
+        counts[counts.index(max(counts))] -= 1
+        counts[counts.index(0)] = 1
+    return counts
+
+
 def training_loader(args, start, stop, rank, world):
-    parts = [Photographs(args.photos, side=max(320, *args.sizes, *args.late_sizes))] if args.photos else []
+    parts = [Photographs(args.photos, max(320, *args.sizes, *args.late_sizes), args.skip_bad)] if args.photos else []
     for data, csv in zip(args.data, args.train_csv):
         cache = csv.with_suffix('.cache')
         parts.append(CachedIEA40K(data, csv, cache, augment=True) if args.cache else IEA40K(data, csv, augment=True))
-    counts = args.mix
-    if not counts:
-        photographs = args.batch_size if not args.train_csv else round(0.75 * args.batch_size) if args.photos else 0
-        lengths = [len(d) for d in parts if not isinstance(d, Photographs)]
-        ends = np.round(np.cumsum(lengths) / max(1, sum(lengths)) * (args.batch_size - photographs)).astype(int)
-        counts = [photographs] * bool(args.photos) + np.diff(ends, prepend=0).tolist()
+    counts = shares_of_batch(args, parts)
     sampler = StepSampler([len(p) for p in parts], counts, args.sizes, args.seed, start, stop, rank, world, args.late_sizes)
     # Worker processes only pay where the step runs elsewhere; seeds come with the keys, so their number changes nothing.
     return DataLoader(Parts(parts, args.skip_bad), batch_sampler=sampler, num_workers=args.workers, collate_fn=collate), parts, counts
@@ -244,14 +295,28 @@ def learning_rate(step, total, per_epoch, args):
 # ---------------------------------------------------------------- the run
 
 def make_model(args):
-    if args.init:
-        return load_model(args.init)
-    config = dict(head=args.head, wavelet=args.wavelet, **{f'use_{w}': False for w in args.without}) if args.model == 'p_ieanet' else {}
-    for item in args.config:
-        name, _, value = item.partition('=')
-        config[name] = value if name in ('head', 'wavelet') else float(value) if '.' in value else \
-            [int(v) for v in value.split(',')] if ',' in value else int(value)
-    return build_model(args.model, config)
+    """The network that the flags describe, or that of --init, which must not contradict them.
+
+    Raises:
+        CheckpointError, ValueError: in one line.
+    """
+    settings = {f'use_{part}': False for part in args.without}
+    settings.update({k: getattr(args, k) for k in ('head', 'wavelet') if getattr(args, k) != getattr(PIEANetConfig, k)})
+    settings.update(args.config)
+    if not args.init:
+        try:
+            return build_model(args.model, settings)
+        except (TypeError, RuntimeError, AssertionError) as e:  # from torch's layers
+            raise ValueError(f'{args.model} cannot be built with {settings}: {str(e).splitlines()[0]}') from e
+    network = load_model(args.init)
+    if isinstance(network, PIEANet) and 'dropout' in settings:  # is of the training, not of the weights
+        network.config = replace(network.config, dropout=settings.pop('dropout'))
+    kind, own = network_name(network), network.config.to_dict()
+    if args.model not in ('p_ieanet', kind):
+        raise ValueError(f'{args.init}: holds {kind}, but --model is {args.model}')
+    if other := [f'{k}={v}' for k, v in settings.items() if own.get(k) not in (v, (v,))]:
+        raise ValueError(f'{args.init}: holds {kind} with other settings than the flags ask for, {", ".join(other)}')
+    return network
 
 
 def train(args):
@@ -262,7 +327,7 @@ def train(args):
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
 
-    val_sets = {d.name: IEA40K(d, c, args.val_size) for d, c in zip(args.data, args.val_csv)}
+    val_sets = {name: IEA40K(data, csv, args.val_size) for name, (data, csv) in validation_sets(args).items()}
     if args.val_limit:
         val_sets = {k: Subset(s, np.unique(np.linspace(0, len(s) - 1, args.val_limit).astype(int)).tolist()) for k, s in val_sets.items()}
 
@@ -287,9 +352,11 @@ def train(args):
             optimizer.load_state_dict(state['optimizer'])
             scaler.load_state_dict(state['scaler'])
             if ema:
+                if state['ema'] is None:
+                    raise ValueError('one with --ema 0')
                 ema.load_state_dict(state['ema'])
             step, best, since_best = state['step'], state['best'], state['since_best']
-        except (KeyError, RuntimeError, ValueError) as e:
+        except (KeyError, RuntimeError, TypeError, ValueError) as e:
             raise CheckpointError(f'cannot resume: the saved state is of another run ({str(e).splitlines()[0]})') from e
     model = torch.compile(network) if args.compile else network
     if world > 1:
@@ -322,6 +389,9 @@ def train(args):
                                            config=network.config.to_dict(), arguments={k: str(v) for k, v in vars(args).items()}))
 
     began, mark, losses, norms, seen, skipped = time.time(), time.time(), [], [], 0, 0
+    for error in parts[0].skipped if main and args.photos else []:
+        skipped += 1
+        tqdm.write(f'skipped: {error}', file=sys.stderr)
     minutes_before = float(log.rows[-1]['minutes']) if main and log.rows else 0.0
     batches = iter(loader)
     bar = tqdm(total=total, initial=step, disable=not (main and sys.stderr.isatty()), unit='step')
@@ -417,15 +487,16 @@ def train_score_head(args):
     """The head of a learned score (exposure/score_head.py) on the maps of --init: those are computed once, the head takes seconds."""
     if not args.score_head.parent.is_dir():
         raise ValueError(f'{args.score_head.parent}: no such folder')
-    predictor = Predictor(args.init, args.device)
+    val_sets = validation_sets(args)
+    predictor = Predictor(device=args.device, model=make_model(args))
     statistics, scores = (torch.cat(t) for t in zip(*[set_statistics(predictor, d, c) for d, c in zip(args.data, args.train_csv)]))
     head, figures = fit_score_head(statistics, scores, args.seed), {}
-    for data, csv in zip(args.data, args.val_csv):
+    for name, (data, csv) in val_sets.items():
         seen, given = set_statistics(predictor, data, csv)
         with torch.no_grad():
             answers = dict(learned=head(seen), plain=plain_score(seen))
-        figures[data.name] = {f'{name}_{f.__name__}': f(x.numpy(), given.numpy()) for name, x in answers.items() for f in (plcc, srcc)}
-        print(f'{data.name}: ' + '  '.join(f'{k} {v:.4f}' for k, v in figures[data.name].items()), flush=True)
+        figures[name] = {f'{k}_{f.__name__}': f(x.numpy(), given.numpy()) for k, x in answers.items() for f in (plcc, srcc)}
+        print(f'{name}: ' + '  '.join(f'{k} {v:.4f}' for k, v in figures[name].items()), flush=True)
     save_score_head(head, args.score_head, dict(pictures=len(scores), weights=args.init.name, validation=figures,
                                                 sets=[str(c) for c in args.train_csv]))
     return 0

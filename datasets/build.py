@@ -13,8 +13,11 @@ Photographs should be well exposed: each is taken as its own ideal. The score th
 import argparse
 import csv
 import io
+import math
+import os
 import sys
 import zlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +25,8 @@ import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
+
+from cli import Parser
 
 from .brackets import UnalignedError, judge, read_bracket, reference_picture
 from .iea40k import DatasetError, split_by_scene
@@ -144,16 +149,33 @@ def build(args, scenes, make):
 
 
 def write_csv(path, columns, rows):
-    with open(path, 'w', newline='') as f:
-        writer = csv.DictWriter(f, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    """All or nothing: under a temporary name first."""
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        with open(temporary, 'w', newline='') as f:
+            writer = csv.DictWriter(f, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def unique_names(files, root):
-    """Scene names of pictures: the stem, or the path with '-' where two share a stem."""
-    stems = [f.stem for f in files]
-    return {f: f.stem if stems.count(f.stem) == 1 else '-'.join(f.relative_to(root).with_suffix('').parts) for f in files}
+    """Scene names of pictures: the stem; the path with '-' where two share a stem; with its extension where two share that.
+
+    Raises:
+        DatasetError: two pictures still share a name.
+    """
+    names = {f: f.stem for f in files}
+    for longer in (lambda path: path.with_suffix(''), lambda path: path):
+        counts = Counter(names.values())
+        names = {f: name if counts[name] == 1 else '-'.join(longer(f.relative_to(root)).parts) for f, name in names.items()}
+    owners = {}
+    for f, name in names.items():
+        if owners.setdefault(name, f) is not f:
+            raise DatasetError(f'{f}: would be scene {name}, as {owners[name]}: rename one of them')
+    return names
 
 
 def simulate(args):
@@ -241,8 +263,15 @@ def hdri(args):
           lambda item: write_scene(args.out, f'{item[0].stem}-{item[1]:03d}', *simulate_view(*item, args.seed), args.size)[0])
 
 
+def count(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'{value}: accepted are numbers >= 1')
+    return value
+
+
 def parser():
-    p = argparse.ArgumentParser(prog='python -m datasets.build', description='Make a set in the IEA40K layout.')
+    p = Parser(prog='python -m datasets.build', description='Make a set in the IEA40K layout.')
     sub = p.add_subparsers(dest='command', required=True)
     a = sub.add_parser('simulate', help='out of well-exposed photographs')
     a.add_argument('--photos', type=Path, required=True, help='folder of photographs')
@@ -261,28 +290,31 @@ def parser():
     c.add_argument('--hdri', type=Path, required=True, help='folder of panoramas')
     c.add_argument('--list', type=Path, help='CSV with the columns file and split (docs/lists/hdri.csv), to take one part only')
     c.add_argument('--part', choices=('train', 'val', 'test'), default='train', help='the part to take with --list')
-    c.add_argument('--views', type=int, default=10, help='views of each panorama')
+    c.add_argument('--views', type=count, default=10, help='views of each panorama')
     c.set_defaults(run=hdri)
     for s in (a, b, c):
         s.add_argument('--out', type=Path, required=True)
         s.add_argument('--name', default='all', help='name of the CSV (default: all)')
         s.add_argument('--split', type=float, nargs=3, metavar='SHARE',
                        help='write train.csv, val.csv and test.csv by scene with these shares instead')
-        s.add_argument('--size', type=int, default=256)
+        s.add_argument('--size', type=count, default=256)
         s.add_argument('--seed', type=int, default=0)
-        s.add_argument('--limit', type=int, help='only the first N scenes')
-        s.add_argument('--workers', type=int, default=2)
+        s.add_argument('--limit', type=count, help='only the first N scenes')
+        s.add_argument('--workers', type=count, default=2)
     return p
 
 
 def main(argv=None):
-    args = parser().parse_args(argv)
+    p = parser()
+    args = p.parse_args(argv)
+    if args.split and not (min(args.split) >= 0 and 0 < sum(args.split) < math.inf):  # NaN fails as well
+        p.error(f'argument --split: shares are {args.split}, accepted: numbers >= 0 with a sum above 0')
     try:
         for folder in ('IEA_img', 'label/exposure_condition', 'label/global_best'):
             (args.out / folder).mkdir(parents=True, exist_ok=True)
         args.run(args)
     except (DatasetError, ImageError, OSError) as e:
-        print(f'{parser().prog}: {e}', file=sys.stderr)
+        print(f'{p.prog}: {e}', file=sys.stderr)
         return 2
     return 0
 

@@ -3,10 +3,16 @@
 327 kB a picture (8-bit RGB, int16 label, validity), so IEA40K's 36,972 training pictures take 12 GB; the operating system keeps in
 memory what fits. The file remembers the CSV and the sizes and dates of the files it was made from, and is made anew when they change.
 """
+import contextlib
 import hashlib
 import json
 import os
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 import numpy as np
 import torch
@@ -24,17 +30,37 @@ def record(side):
 
 
 def fingerprint(dataset, side):
-    """What a cache depends on: the rows, and every picture's and label's size and date."""
+    """What a cache depends on: the rows, and the size and date of every picture, label and, where there is one, validity mask."""
     digest = hashlib.sha256(f'{side}'.encode())
     for row in dataset.rows:
         digest.update(f'{row["img_id"]},{row["ref_id"]},{row["score"]}'.encode())
-        for path in (dataset.root / 'IEA_img' / row['img_id'], dataset.label_path(row)):
+        label = dataset.label_path(row)
+        validity = dataset.root / 'label' / 'validity' / label.name
+        for path in (dataset.root / 'IEA_img' / row['img_id'], label, validity):
             try:
                 status = path.stat()
             except FileNotFoundError as e:
+                if path == validity:
+                    continue
                 raise DatasetError(f'{path}: no such file') from e
             digest.update(f'{status.st_size},{status.st_mtime_ns}'.encode())
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def locked(path):
+    """One process at a time, the others wait; the lock goes with its process, however that ends. Without effect on Windows."""
+    if fcntl is None:
+        yield
+        return
+    lock = path.with_name(f'.{path.name}.lock')
+    with open(lock, 'w') as f:
+        with contextlib.suppress(OSError):  # a file system without locks: each makes its own
+            fcntl.flock(f, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 class CachedIEA40K(Dataset):
@@ -54,7 +80,9 @@ class CachedIEA40K(Dataset):
         self.rows, self.root, self.path, self.augment, self.side = source.rows, source.root, Path(path), augment, side
         mark = fingerprint(source, side)
         if not self._is_current(mark):
-            self._write(source, mark)
+            with locked(self.path):  # under torchrun one process makes the file
+                if not self._is_current(mark):
+                    self._write(source, mark)
         self.records = np.memmap(self.path, record(side), 'r', offset=HEADER, shape=(len(self.rows),))
 
     def _is_current(self, mark):

@@ -5,8 +5,8 @@
 
 Named are: files that are missing or cannot be read, pictures and labels of the wrong size, labels of another dtype, values that are not
 finite or beyond +-255, scores outside 0..10, rows that stand twice, scenes in two of the given splits, references that are missing, validity
-masks that do not fit or are empty. Exit code 0: clean; 1: faults; 2: the set cannot be read at all. A summary with histograms, of the valid
-pixels, follows.
+masks that do not fit or are empty. A summary with histograms, of the valid pixels, follows. Exit code 0: clean; 1: faults; 2: the set cannot
+be read at all, or the sheet cannot be written.
 """
 import argparse
 import os
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .iea40k import DatasetError, exposure_of, read_array, read_csv
+from .iea40k import LABEL_DTYPES, DatasetError, exposure_of, read_array, read_csv
 from .images import ImageError, read_image
 
 BINS = np.linspace(-1, 1, 21)
@@ -47,7 +47,7 @@ def check_row(root, row, size):
         faults.append(f'{reference}: no such file')
     path = f'{root}/label/exposure_condition/{name}'
     try:
-        label = read_array(path, (np.int16, np.float16, np.float32, np.float64), 'int16')
+        label = read_array(path, LABEL_DTYPES, 'int16')
     except DatasetError as e:
         return [*faults, str(e)], None
     if label.shape != size:
@@ -156,15 +156,21 @@ def summary(statistics):
 
 
 def contact_sheet(root, rows, count=12, cell=160):
-    """Rows spread over the set as one picture: picture, reference, residual (blue under, white fine, red over, scale +-0.5)."""
+    """Rows with readable labels, spread over the set, as one picture: picture, reference, residual (blue under, white fine,
+    red over, scale +-0.5). A picture or reference that cannot be read leaves its place grey."""
+    def read(path):
+        try:
+            return read_image(path)
+        except ImageError:  # named among the faults
+            return Image.new('RGB', (cell, cell), 'grey')
     chosen = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, count).astype(int))]
     sheet = Image.new('RGB', (cell * 3 * 2, cell * ((len(chosen) + 1) // 2)), 'white')
     for k, row in enumerate(chosen):
         x, y = (k % 2) * 3 * cell, (k // 2) * cell
-        label = np.asarray(read_array(root / 'label/exposure_condition' / f'{Path(row["img_id"]).stem}.npy', (np.int16, np.float32), 'int16'))
+        label = np.asarray(read_array(root / 'label/exposure_condition' / f'{Path(row["img_id"]).stem}.npy', LABEL_DTYPES, 'int16'))
         v = np.clip(label / 127.5, -1, 1)
         colours = np.stack((1 - v.clip(0), 1 - abs(v), 1 + v.clip(max=0)), -1)
-        for i, picture in enumerate((read_image(root / 'IEA_img' / row['img_id']), read_image(root / 'label/global_best' / row['ref_id']),
+        for i, picture in enumerate((read(root / 'IEA_img' / row['img_id']), read(root / 'label/global_best' / row['ref_id']),
                                      Image.fromarray((colours * 255).astype(np.uint8)))):
             sheet.paste(picture.resize((cell - 2, cell - 2)), (x + i * cell, y))
     return sheet
@@ -194,10 +200,14 @@ def main(argv=None):
     if len(faults) > args.most:
         print(f'and {len(faults) - args.most} more')
     print(summary(statistics))
-    if args.sheet and statistics:
-        contact_sheet(args.data, [row for row, _ in statistics]).save(args.sheet)
-        print(f'contact sheet: {args.sheet}')
     print(f'{total} rows, {len(faults)} faults' if faults else f'{total} rows, clean')
+    if args.sheet and statistics:
+        try:
+            contact_sheet(args.data, [row for row, _ in statistics]).save(args.sheet, 'PNG')
+        except OSError as e:
+            print(f'{p.prog}: {args.sheet}: cannot be written ({e.strerror or e})', file=sys.stderr)
+            return 2
+        print(f'contact sheet: {args.sheet}')
     return 1 if faults else 0
 
 

@@ -21,6 +21,7 @@ from .images import read_image, resize_rgb, to_tensor
 from .transforms import augment, resize
 
 COLUMNS = ('img_id', 'ref_id', 'score')
+LABEL_DTYPES = (np.int16, np.float16, np.float32, np.float64)  # int16 is the published kind
 
 
 class DatasetError(ValueError):
@@ -113,7 +114,7 @@ def read_label(path, shape=(256, 256)):
     Raises:
         DatasetError: see :func:`read_array`; also for another shape, values that are not finite or beyond +-255.
     """
-    array = read_array(path, (np.int16, np.float16, np.float32, np.float64), 'int16')
+    array = read_array(path, LABEL_DTYPES, 'int16')
     if shape is not None and array.shape != tuple(shape):
         raise DatasetError(f'{path}: shape {array.shape}, expected {tuple(shape)}')
     label = torch.from_numpy(np.array(array, dtype=np.float32))[None] / 255

@@ -21,6 +21,7 @@ What a reader of pictures gets wrong easily, and what is done here:
 Everything that is wrong with a file ends as one `ImageError`, whose message starts with the file's name.
 """
 
+import contextlib
 import functools
 import io
 import os
@@ -53,7 +54,7 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_header_lock = threading.Lock()
+_limit_lock = threading.Lock()
 
 
 class ImageError(ValueError):
@@ -210,21 +211,32 @@ def _read(file, path: Path, max_pixels: int, reserve: Callable[[int], None] | No
         raise ImageError(f'{path}: {_RAW}')
     if reserve is not None:
         reserve(width * height)
+    if image.format == 'TIFF':
+        with _pixel_limit(max_pixels):
+            image.load_prepare()  # asks for the memory; only here does Pillow check its limit once more
     image.load()  # Pillow decodes lazily: faults of the pixel data show up here, not in open()
     return _upright(_to_rgb(image, path), image)
 
 
 def _open(file, path: Path, max_pixels: int) -> Image.Image:
-    """Read the header. Pillow's own limit is a global; ours takes its place for the moment."""
-    with _header_lock:
-        before = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = max_pixels
+    """Read the header."""
+    with _pixel_limit(max_pixels):
         try:
             return Image.open(file, formats=_formats())
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ImageError(f'{path}: more pixels than the limit of {max_pixels} (max_pixels)') from error
         except Image.UnidentifiedImageError as error:
             raise ImageError(f'{path}: {_why_unidentified(file, path)}') from error
+
+
+@contextlib.contextmanager
+def _pixel_limit(max_pixels: int):
+    """Pillow's own limit is a global; ours takes its place for the moment."""
+    with _limit_lock:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = max_pixels
+        try:
+            yield
         finally:
             Image.MAX_IMAGE_PIXELS = before
 

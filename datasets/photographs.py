@@ -6,12 +6,16 @@ import torch
 from torch.utils.data import Dataset
 
 from .iea40k import DatasetError, read_csv
-from .images import IMAGE_EXTENSIONS, read_image, resize_rgb
+from .images import IMAGE_EXTENSIONS, ImageError, read_image, resize_rgb
 from .transforms import augment
+
+OUTPUTS = ('_exposure.png', '_exposure_overlay.png', '_exposure_legend.png')  # what make_heatmap.py writes beside pictures
 
 
 def list_images(folder):
     """All pictures below a folder, sorted; or, for the CSV of a set in the IEA40K layout that lies in its folder, the references of its rows.
+
+    Hidden files and folders ('._a.png', '.thumbnails/') and names of our own heat maps (:data:`OUTPUTS`) are left out.
 
     Raises:
         DatasetError: when the folder is missing or holds none, or the CSV cannot be used.
@@ -21,7 +25,8 @@ def list_images(folder):
         return [folder.parent / 'label' / 'global_best' / r for r in sorted({row['ref_id'] for row in read_csv(folder)})]
     if not folder.is_dir():
         raise DatasetError(f'{folder}: no such folder')
-    files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in IMAGE_EXTENSIONS and p.is_file())
+    files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in IMAGE_EXTENSIONS and not p.name.endswith(OUTPUTS)
+                   and not any(part.startswith('.') for part in p.relative_to(folder).parts) and p.is_file())
     if not files:
         raise DatasetError(f'{folder}: holds no pictures')
     return files
@@ -30,15 +35,32 @@ def list_images(folder):
 class Photographs(Dataset):
     """Reference pictures, decoded once and kept as 8-bit squares in memory (``side``^2 x 3 bytes each).
 
+    Args:
+        folders: as :func:`list_images` takes them. side: of the squares.
+        skip_bad: go on without pictures that cannot be read; ``skipped`` is the list of their errors.
+
     ``dataset[(i, seed, size)]`` is a dict like a sample of IEA40K, but ``image`` is the ideal picture itself, ``residual`` zero and
     ``simulate`` true: the training step exposes it anew, batched, on its own device.
+
+    Raises:
+        DatasetError, ImageError: in one line, naming the file; with ``skip_bad`` only when none can be read.
     """
 
-    def __init__(self, folders, side=320):
-        self.files, self.side = [path for folder in folders for path in list_images(folder)], side
-        self.pictures = np.empty((len(self.files), side, side, 3), np.uint8)
-        for i, path in enumerate(self.files):
-            self.pictures[i] = resize_rgb(read_image(path), side)
+    def __init__(self, folders, side=320, skip_bad=False):
+        found = [path for folder in folders for path in list_images(folder)]
+        self.side, self.files, self.skipped = side, [], []
+        pictures = np.empty((len(found), side, side, 3), np.uint8)
+        for path in found:
+            try:
+                pictures[len(self.files)] = resize_rgb(read_image(path), side)
+                self.files.append(path)
+            except ImageError as e:
+                if not skip_bad:
+                    raise
+                self.skipped.append(str(e))
+        if not self.files:
+            raise DatasetError(f'none of {len(found)} photographs could be read: {self.skipped[0]}')
+        self.pictures = pictures[:len(self.files)]
 
     def __len__(self):
         return len(self.files)

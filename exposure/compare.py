@@ -17,7 +17,6 @@ than the original.
 Exit code: 0; 2 for a bad argument, a picture that is missing or cannot be read.
 """
 
-import argparse
 import csv
 import html
 import io
@@ -31,7 +30,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from cli import Parser
 from datasets.images import IMAGE_EXTENSIONS
+from datasets.photographs import OUTPUTS
 from models.checkpoint import atomic_write
 
 from .predictor import DEFAULT_CHECKPOINT, Predictor
@@ -68,7 +69,7 @@ class Method:
 
 
 def find_methods(folders: list[str], common: bool = False) -> tuple[list[Method], list[str]]:
-    """The methods, originals first, and the names of the pictures, sorted.
+    """The methods, originals first, and the names of the pictures, sorted. Hidden files and heat maps are left out.
 
     Args:
         folders: paths, or NAME=PATH.
@@ -85,8 +86,11 @@ def find_methods(folders: list[str], common: bool = False) -> tuple[list[Method]
             raise ValueError(f'{folder}: no such folder')
         pictures = {}
         for file in sorted(folder.rglob('*')):
+            below = file.relative_to(folder)
+            if any(part.startswith('.') for part in below.parts) or file.name.endswith(OUTPUTS):
+                continue
             if file.suffix.lower() in IMAGE_EXTENSIONS and file.is_file():
-                key = file.relative_to(folder).with_suffix('').as_posix()
+                key = below.with_suffix('').as_posix()
                 if key in pictures:
                     raise ValueError(f'{file}: shares its name with {pictures[key]}')
                 pictures[key] = file
@@ -306,11 +310,6 @@ def _csv(names: list[str], rows: list[dict]) -> bytes:
     writer.writeheader()
     writer.writerows([{key: round(v, 6) if isinstance(v, float) else v for key, v in row.items()} for row in rows])
     return text.getvalue().encode('utf-8')
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f'{self.prog}: {message}\n')
 
 
 def main(argv=None) -> int:

@@ -108,11 +108,6 @@ def read_text(path: Path) -> str | None:
         return None
 
 
-def colorize(index: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """(H, W) indices as (H, W, 3) uint8 RGB."""
-    return table[index]
-
-
 def overlay(grey: np.ndarray, index: np.ndarray, table: np.ndarray, opacity: float) -> np.ndarray:
     """The map laid over the picture: (H, W, 3) uint8.
 

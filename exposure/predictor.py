@@ -263,13 +263,16 @@ def tensor_to_array(x: torch.Tensor) -> np.ndarray:
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """'auto' is a GPU when there is one. ValueError when the device is unknown or not there."""
+    """'auto' is a GPU when there is one. ValueError when the device is not there or of a kind that is not tested."""
     if device == 'auto':
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    known = f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', but is {str(device)!r}"
     try:
         device = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', but is {device!r}") from error
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(known) from error
+    if device.type not in ('cpu', 'cuda'):
+        raise ValueError(known)
     if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f'device {device} is not there: torch sees {torch.cuda.device_count()} CUDA devices')
     return device

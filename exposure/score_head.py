@@ -22,6 +22,8 @@ from tqdm import tqdm
 from datasets.iea40k import read_csv
 from models.checkpoint import CheckpointError, atomic_write, load_weights, read_header
 
+from .scoring import zone_shares
+
 THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)  # of the shares, which together are the residual's histogram
 BLOCKS = (2, 4, 8)  # grids whose lowest, highest and most typical means are taken
 COUNT = 4 + 2 * len(THRESHOLDS) + 4 * len(BLOCKS) + 11
@@ -54,8 +56,7 @@ def map_statistics(residual: np.ndarray, grey: np.ndarray) -> np.ndarray:
     for blocks in BLOCKS:
         means = cv2.resize(small, (blocks, blocks), interpolation=cv2.INTER_AREA)
         numbers += [means.min(), means.max(), np.abs(means).mean(), means.std()]
-    numbers += (np.bincount(np.rint(np.arange(256) / 25.5).astype(int), np.bincount(grey.ravel(), minlength=256), 11) / grey.size).tolist()
-    return np.array(numbers, np.float32)
+    return np.array([*numbers, *zone_shares(grey)], np.float32)
 
 
 def plain_score(statistics: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,12 @@
 """Per-picture numbers on disk: what was measured once need not be measured again, after an interruption or beside a new method."""
 import hashlib
+import io
 import json
 from pathlib import Path
 
 import numpy as np
+
+from models.checkpoint import atomic_write
 
 from .environment import sha256
 from .methods import maps_of
@@ -60,13 +63,16 @@ class Keep:
             return stored['numbers'], failures
 
     def write(self, method, measured):
-        """Keep a method's part of a :class:`metrics.evaluate.Measured` that is whole."""
+        """Keep a method's part of a :class:`metrics.evaluate.Measured` that is whole.
+
+        Raises:
+            OSError: it cannot be written; nothing is left behind.
+        """
         path = self.path(method)
         if path is None:
             return
         failures = [(i, r) for m, i, r in measured.failures if m == method.name]
-        temporary = path.with_suffix('.tmp')
-        with open(temporary, 'wb') as f:
-            np.savez_compressed(f, numbers=measured.maps[method.name], failures=json.dumps(failures),
-                                img_ids=np.array(measured.img_ids), columns=np.array(MAP_NUMBERS))
-        temporary.replace(path)
+        data = io.BytesIO()
+        np.savez_compressed(data, numbers=measured.maps[method.name], failures=json.dumps(failures),
+                            img_ids=np.array(measured.img_ids), columns=np.array(MAP_NUMBERS))
+        atomic_write(path, data.getvalue())

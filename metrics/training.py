@@ -73,7 +73,9 @@ class Log:
         self.path, self.columns, self.write, self.rows = path, columns, write, []
         if step and path.exists():
             with open(path, newline='') as f:
-                self.rows = [r for r in csv.DictReader(f) if int(r['step']) <= step]
+                reader = csv.DictReader(f)
+                self.rows = [r for r in reader if int(r['step']) <= step]
+            self.columns = [*columns, *(c for c in reader.fieldnames or () if c not in columns)]  # of sets that had other names
 
     def add(self, row):
         self.rows.append({c: f'{row[c]:.6g}' if isinstance(row.get(c), float) else row.get(c, '') for c in self.columns})
@@ -98,8 +100,8 @@ def draw_curves(rows, path):
     steps = [int(r['step']) for r in rows]
     left.plot(steps, [float(r['loss']) for r in rows])
     left.set(xlabel='step', ylabel='training loss', yscale='log')
-    for name in [c for c in rows[0] if c.endswith('_mae')]:
-        points = [(s, float(r[name])) for s, r in zip(steps, rows) if r[name]]
+    for name in dict.fromkeys(c for r in rows for c in r if c.endswith('_mae')):  # a resumed run may have other sets
+        points = [(s, float(r[name])) for s, r in zip(steps, rows) if r.get(name)]
         if points:
             right.plot(*zip(*points), marker='.', label=name[:-4])
             right.legend()

@@ -54,7 +54,8 @@ class PIEANetConfig:
 
     def __post_init__(self):
         for name in ('structure_widths', 'kernels'):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON gives lists
+            value = getattr(self, name)  # JSON gives lists, a command line one number
+            object.__setattr__(self, name, (value,) if isinstance(value, int) else tuple(value))
         if self.levels < 1 or 2 ** self.levels > MIN_SIZE // 2:
             raise ValueError(f'levels is {self.levels}, accepted: 1 to 4')
         if len(self.structure_widths) != self.levels:

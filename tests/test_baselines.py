@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from models.baselines import untrained
-from models.baselines.untrained import MID_GREY, UNTRAINED, from_linear, luma, to_linear
+from models.baselines.untrained import UNTRAINED, from_linear, luma, to_linear
+from models.p_ieanet import KEY
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +53,7 @@ def test_zero_and_constant_by_hand():
     x = torch.zeros(1, 3, 32, 32)
     x[..., :16] = 0.6
     assert UNTRAINED['zero'](x).abs().max() == 0
-    assert torch.allclose(UNTRAINED['constant'](x), torch.tensor(MID_GREY - 0.3))
+    assert torch.allclose(UNTRAINED['constant'](x), torch.tensor(KEY - 0.3))
 
 
 def test_transfer_function_by_hand_and_there_and_back():
@@ -64,13 +65,13 @@ def test_transfer_function_by_hand_and_there_and_back():
 @pytest.mark.parametrize('name', ('auto-exposure', 'gamma'))
 def test_mean_grey_becomes_mid_grey(name, pictures):
     ideal = luma(pictures) + UNTRAINED[name](pictures)
-    assert ideal.mean((1, 2, 3)).tolist() == pytest.approx([MID_GREY] * 3, abs=1e-4)
+    assert ideal.mean((1, 2, 3)).tolist() == pytest.approx([KEY] * 3, abs=1e-4)
 
 
 def test_auto_exposure_finds_the_gain_back():
     rng = torch.Generator().manual_seed(1)
     x = torch.rand(1, 3, 64, 64, generator=rng) * 0.5 + 0.2
-    x = x + (MID_GREY - luma(x).mean())  # well exposed, not clipped
+    x = x + (KEY - luma(x).mean())  # well exposed, not clipped
     dark = from_linear(to_linear(x) / 4)
     assert torch.allclose(untrained.auto_exposure(dark), x, atol=2e-4)
     assert torch.allclose(UNTRAINED['auto-exposure'](dark), luma(x) - luma(dark), atol=2e-4)

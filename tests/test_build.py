@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.build import main, simulate_photograph
-from datasets.iea40k import IEA40K, read_csv
+from datasets.build import main, simulate_photograph, unique_names, write_csv
+from datasets.iea40k import IEA40K, DatasetError, read_csv
 
 SAMPLES = Path(__file__).resolve().parent.parent / 'img_to_pred'
 
@@ -158,3 +158,45 @@ def test_faults_end_in_one_line(tmp_path, capsys, make, word):
     error = capsys.readouterr().err.strip()
     assert word in error and '\n' not in error
     assert not list(tmp_path.glob('out/*.csv'))
+
+
+def test_each_photograph_is_a_scene_of_its_own(tmp_path, photographs):
+    Image.open(photographs / 'portrait.jpg').rotate(180).save(photographs / 'portrait.png')
+    out = tmp_path / 'set'
+    assert main(['simulate', '--photos', str(photographs), '--out', str(out)]) == 0
+    rows = read_csv(out / 'all.csv')
+    assert len({r['img_id'] for r in rows}) == len(rows) == 27
+    assert {r['ref_id'] for r in rows} == {'portrait.jpg.png', 'portrait.png.png', 'well_exposed.png'}
+    data = IEA40K(out, out / 'all.csv')
+    at_ev_0 = [i for i, r in enumerate(rows) if r['img_id'].endswith('P0.png')]
+    assert all(abs(data[i]['residual'].mean()) < .01 for i in at_ev_0)  # each label is of its own picture
+
+
+def test_scene_names():
+    def names(*files):
+        return list(unique_names([Path('root', f) for f in files], 'root').values())
+    assert names('a.jpg', 'x/b.jpg') == ['a', 'b']
+    assert names('x/a.jpg', 'y/a.jpg', 'b.jpg') == ['x-a', 'y-a', 'b']
+    assert names('a.jpg', 'a.png', 'x/a.png') == ['a.jpg', 'a.png', 'x-a']
+    with pytest.raises(DatasetError, match='would be scene x-a.jpg'):
+        names('x-a.jpg', 'x/a.jpg', 'y/a.jpg')
+
+
+@pytest.mark.parametrize('option', [['--split', '0', '0', '0'], ['--split', '1', '-1', '1'], ['--split', 'nan', '1', '1'],
+                                    ['--workers', '0'], ['--workers', 'two'], ['--size', '0'], ['--limit', '-1']])
+def test_bad_arguments_end_in_one_line_before_any_work(tmp_path, photographs, capsys, option):
+    with pytest.raises(SystemExit) as end:
+        main(['simulate', '--photos', str(photographs), '--out', str(tmp_path / 'out'), *option])
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and option[0] in error and error.count('\n') == 1
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_csv_is_whole_or_not_there(tmp_path):
+    def rows():
+        yield {'a': 1}
+        raise OSError(28, 'No space left on device')
+    (tmp_path / 'x.csv').write_text('before')
+    with pytest.raises(OSError):
+        write_csv(tmp_path / 'x.csv', ['a'], rows())
+    assert [(f.name, f.read_text()) for f in tmp_path.iterdir()] == [('x.csv', 'before')]

@@ -1,4 +1,7 @@
 import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -32,8 +35,32 @@ def test_cache_is_made_anew_when_something_changes(tmp_path):
     np.save(label, np.full((256, 256), 51, np.int16))
     os.utime(label, ns=(1, 1))
     assert torch.allclose(CachedIEA40K(tmp_path, csv, path)[0]['residual'], torch.tensor(0.2))
+    validity = tmp_path / 'label/validity/s0_N1.npy'
+    for mask in (np.eye(256, dtype=np.uint8), np.ones((256, 256), np.uint8), None):
+        validity.parent.mkdir(exist_ok=True)
+        validity.unlink() if mask is None else np.save(validity, mask)
+        expected = 1 if mask is None else mask.mean(dtype=float)
+        assert CachedIEA40K(tmp_path, csv, path)[0]['mask'].mean().item() == pytest.approx(expected)
     path.write_bytes(path.read_bytes()[:5000])  # cut short
     assert len(CachedIEA40K(tmp_path, csv, path)) == 4 and path.stat().st_size > 1_000_000
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='no file locks')
+def test_of_several_that_need_it_one_makes_it(tmp_path, monkeypatch):
+    csv, path, made, together = make_set(tmp_path), tmp_path / 'all.cache', [], threading.Barrier(3)
+    is_current, write = CachedIEA40K._is_current, CachedIEA40K._write
+
+    def all_see_it_missing(self, mark):
+        answer = is_current(self, mark)
+        if not made and not path.with_name('.all.cache.lock').exists():
+            together.wait(timeout=10)
+        return answer
+    monkeypatch.setattr(CachedIEA40K, '_is_current', all_see_it_missing)
+    monkeypatch.setattr(CachedIEA40K, '_write', lambda *args: (made.append(1), write(*args)))
+    with ThreadPoolExecutor(3) as pool:
+        caches = [f.result() for f in [pool.submit(CachedIEA40K, tmp_path, csv, path) for _ in range(3)]]
+    assert [len(c) for c in caches] == [4] * 3 and len(made) == 1
+    assert not list(tmp_path.glob('.*'))
 
 
 def test_a_fault_leaves_no_half_file(tmp_path):

@@ -45,6 +45,24 @@ def test_twelve_planted_faults_are_named_in_one_pass(clean, capsys):
         assert any(all(w in line for w in words) for line in out.splitlines()), words
 
 
+def test_a_sheet_of_a_set_with_faults(clean, capsys):
+    img, label, best = clean / 'IEA_img', clean / 'label/exposure_condition', clean / 'label/global_best'
+    (best / 's0.png').unlink()
+    (best / 's3.png').write_text('no picture')
+    (img / 's5_N1.png').unlink()
+    np.save(label / 's7_P1.npy', np.load(label / 's7_P1.npy').astype(np.float64))  # accepted, and drawn
+    (label / 's7_N1.npy').unlink()
+    command = [str(clean), str(clean / 'all.csv'), '--sheet']
+    assert main([*command, str(clean / 'sheet.png')]) == 1
+    assert 'faults' in capsys.readouterr().out
+    with Image.open(clean / 'sheet.png') as sheet:
+        assert sheet.getpixel((240, 80)) == (128, 128, 128)  # the first row's reference
+    assert main([*command, str(clean / 'none' / 'sheet.png')]) == 2
+    said = capsys.readouterr()
+    assert '16 rows, ' in said.out
+    assert said.err.count('\n') == 1 and 'none/sheet.png: cannot be written' in said.err
+
+
 def test_validity_masks(clean, capsys):
     folder = clean / 'label/validity'
     folder.mkdir()

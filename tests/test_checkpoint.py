@@ -1,10 +1,12 @@
 import ast
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from models.average import average, main as average_main
 from models.checkpoint import CheckpointError, load_model, load_training_state, read_header, save_model, save_training_state
 from models.p_ieanet import PIEANet
 from tests_support import SMALL
@@ -119,3 +121,21 @@ def test_every_torch_load_is_weights_only():
             if isinstance(node, ast.Call) and ast.unparse(node.func) == 'torch.load':
                 flags = {k.arg: ast.unparse(k.value) for k in node.keywords}
                 assert flags.get('weights_only') == 'True', f'{file}:{node.lineno}'
+
+
+@torch.no_grad()
+def test_average_of_weights(tmp_path, saved, capsys):
+    a, path = saved
+    torch.manual_seed(1)
+    b = PIEANet(SMALL).eval()
+    save_model(b, tmp_path / 'b.safetensors')
+    assert average_main([str(path), str(tmp_path / 'b.safetensors'), '--weights', '1', '3', '--out', str(tmp_path / 'c.safetensors')]) == 0
+    c = load_model(tmp_path / 'c.safetensors')
+    for key, value in c.state_dict().items():
+        torch.testing.assert_close(value, (a.state_dict()[key] + 3 * b.state_dict()[key]) / 4)
+    assert all(torch.equal(v, a.state_dict()[k]) for k, v in average([path, path]).state_dict().items())
+    save_model(PIEANet(replace(SMALL, tones=3)), tmp_path / 'd.safetensors')
+    assert average_main([str(path), str(tmp_path / 'd.safetensors'), '--out', str(tmp_path / 'e.safetensors')]) == 2
+    assert 'd.safetensors: not the same network' in capsys.readouterr().err and not (tmp_path / 'e.safetensors').exists()
+    with pytest.raises(ValueError, match='accepted'):
+        average([path], [0.0])

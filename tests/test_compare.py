@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets.photographs import OUTPUTS
 from exposure import compare
 from exposure.compare import FIGURES, find_methods, main, summarise
 from models.p_ieanet import luma
@@ -129,6 +130,15 @@ def test_table_sorts(report, tmp_path):
     result = subprocess.run(['node', str(path)], capture_output=True, text=True, check=True)
     assert json.loads(result.stdout) == ['cabd none ascending', 'bacd none descending', 'abcd ascending none',
                                          'dcba descending none']
+
+
+def test_heat_maps_and_hidden_files_are_no_pictures(folders):
+    expected = find_methods([str(folders / 'before'), str(folders / 'right')])
+    for name in (*(f'p0{end}' for end in OUTPUTS), '.p9.png', '.cache/p9.png'):
+        path = folders / 'right' / 'sub & <b>' / name
+        path.parent.mkdir(exist_ok=True)
+        Image.new('RGB', (64, 48)).save(path)
+    assert find_methods([str(folders / 'before'), str(folders / 'right')]) == expected
 
 
 def values_of(errors):

@@ -260,6 +260,12 @@ def test_what_is_missing_or_wrong_ends_in_one_line(tmp_path, tiny, capsys):
     one_line(capsys, 'no maps')
     assert run(*good, '--device', 'abacus') == 2
     one_line(capsys, 'abacus')
+    assert run(*good, '--device', 'mps') == 2
+    one_line(capsys, 'mps', 'cuda:N')
+    with pytest.raises(SystemExit) as end:
+        run(*good, '--workers', -1)
+    assert end.value.code == 2
+    one_line(capsys, '--workers')
     assert run(*good, '--data', tiny, '--data', tiny) == 2
     one_line(capsys, '3 --data for 1 --csv')
     assert run(*good, '--out', tmp_path) == 2
@@ -272,6 +278,28 @@ def test_what_is_missing_or_wrong_ends_in_one_line(tmp_path, tiny, capsys):
     one_line(capsys, 'a second set with the name')
     assert run(*good, '--maps', tiny, '--baseline', 'none', '--checkpoint', tiny / 'test.csv') == 2
     one_line(capsys, 'test.csv')
+
+
+def test_a_full_disk_does_not_lose_the_table(tmp_path, tiny, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr('os.fsync', full)
+    common = ('--data', tiny, '--csv', tiny / 'test.csv', '--baseline', 'zero', '--maps', tiny, '--bootstrap', 0)
+    for option in ('--out', '--keep'):
+        assert run(*common, option, tmp_path / 'x.csv') == 2
+        said = capsys.readouterr()
+        line, = (line for line in said.err.splitlines() if 'No space left' in line)
+        assert option in line and 'x.csv' in line
+        assert 'zero' in said.out and 'MAE' in said.out
+    assert not list(tmp_path.rglob('*.tmp')) and not list(tmp_path.rglob('*.npz'))
+
+
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    for rank, name in (('0', 'cuda:0'), ('3', 'cuda:1')):
+        monkeypatch.setenv('LOCAL_RANK', rank)
+        assert [str(eval_benchmark.choose_device(d)) for d in ('auto', 'cuda', 'cuda:1', 'cpu')] == [name, name, 'cuda:1', 'cpu']
 
 
 def test_a_bad_sample_ends_in_one_line_that_names_it(tmp_path, capsys):

@@ -78,15 +78,39 @@ def test_export_program_survives_its_file(tmp_path, capsys):
 
 @pytest.mark.parametrize('arguments, words', [
     (['--checkpoint', 'none.safetensors'], 'none.safetensors: no such file'),
+    (['--checkpoint', 'none/a.safetensors'], 'a.safetensors: no such file'),
     (['--opset', '17'], '18 or newer'),
     (['--checkpoint', 'residual.safetensors', '--maps'], 'no gain and offset'),
+    (['--checkpoint', 'residual.safetensors', '--format', 'torch', '--out', 'none/a.pt2'], 'none is not a folder'),
+    (['--checkpoint', 'residual.safetensors', '--out', 'none/a.onnx'], 'none is not a folder'),
+    (['--format', 'text'], '--format'),
 ])
 def test_errors_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save_model(network(head='residual'), 'residual.safetensors')
     with pytest.raises(SystemExit) as end:
         export_onnx.main(arguments)
-    assert end.value.code == 2 and words in capsys.readouterr().err.splitlines()[-1]
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and words in error and error.count('\n') == 1
+
+
+def test_a_torch_program_is_whole_or_not_there(tmp_path, monkeypatch, capsys):
+    save_model(network(), tmp_path / 'a.safetensors')
+    (tmp_path / 'a.pt2').write_text('before')
+    monkeypatch.setattr(export_onnx, 'export_program', lambda *_: None)
+    monkeypatch.setattr(torch.export, 'save', lambda program, f: f.write(b'program'))
+    command = ['--checkpoint', str(tmp_path / 'a.safetensors'), '--format', 'torch']
+
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+    with monkeypatch.context() as disk, pytest.raises(SystemExit) as end:
+        disk.setattr('os.fsync', full)
+        export_onnx.main(command)
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and 'No space left' in error and error.count('\n') == 1
+    assert (tmp_path / 'a.pt2').read_text() == 'before'
+    assert export_onnx.main(command) == 0 and (tmp_path / 'a.pt2').read_text() == 'program'
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['a.pt2', 'a.safetensors']
 
 
 def test_other_networks_are_refused():

@@ -324,6 +324,25 @@ def test_pixel_limit(tmp_path, monkeypatch):
     assert Image.MAX_IMAGE_PIXELS == 10
 
 
+@pytest.mark.parametrize('compression', [None, 'tiff_lzw'])
+@pytest.mark.parametrize('mode, orientation', [('RGB', 1), ('RGB', 6), ('P', 1)])
+def test_the_pixel_limit_of_tiff_is_ours_too(tmp_path, monkeypatch, compression, mode, orientation):
+    """Pillow checks its own limit a second time when it decodes a TIFF."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / 'a.tif'
+    Image.fromarray(ramp()).convert(mode).save(path, compression=compression, exif=exif)
+    expected = read_image(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for pillow in (10, HEIGHT * WIDTH - 1):
+            monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', pillow)
+            assert difference(read_image(path, max_pixels=HEIGHT * WIDTH), expected) == 0
+            assert Image.MAX_IMAGE_PIXELS == pillow
+        with pytest.raises(ImageError, match='limit'):
+            read_image(path, max_pixels=HEIGHT * WIDTH - 1)
+
+
 def test_threads(tmp_path):
     """Many threads, mixed limits and profiles: each gets its own answer."""
     Image.fromarray(ramp()).save(tmp_path / 'a.png', icc_profile=swapped_profile())

@@ -107,6 +107,17 @@ def test_same_stems_keep_their_extension(tmp_path, weights):
         assert (tmp_path / name).exists(), name
 
 
+@pytest.mark.parametrize('names', [['a.jpg', 'a.png', 'a.jpg.png'], ['a.jpg.png', 'a.png', 'a.jpg', 'a.jpg.png.png', 'A.tif'],
+                                   ['a.jpg', 'a.jpg.png'], ['x/a.jpg', 'x/a.png', 'a.jpg.png']])
+@pytest.mark.parametrize('out', [None, Path('out')])
+def test_no_two_pictures_share_a_name(names, out):
+    pictures = [Path(name) for name in names]
+    targets = [job.target for job in make_heatmap.plan(pictures, [Path('.')], out)]
+    assert len({target.casefold() for target in targets}) == len(names)
+    for picture, target in zip(pictures, targets):
+        assert Path(target).name in (picture.stem, picture.name)
+
+
 def test_own_outputs_are_never_read(tmp_path, weights, capsys):
     save(tmp_path / 'a.png')
     assert call(weights, tmp_path, '--overlay', 0.5) == 0
@@ -165,7 +176,7 @@ def test_bad_arguments_are_one_line_and_exit_2(tmp_path, weights, capsys):
                                 ('--overlay', 2, 'overlay'), ('--workers', 0, 'workers'),
                                 ('--batch-size', -1, 'batch-size'), ('--out', picture, 'out'),
                                 ('--max-pixels', 'many', 'max-pixels'), ('--colormap', 'mud', 'mud'),
-                                ('--threshold', 1, 'threshold'), ('--device', 'abacus', 'abacus'),
+                                ('--threshold', 1, 'threshold'), ('--device', 'abacus', 'abacus'), ('--device', 'mps', 'mps'),
                                 ('--colour', 'red', 'colour')):
         cases.append(((picture, option, value), word))
     for arguments, word in cases:
@@ -180,8 +191,9 @@ def test_bad_arguments_are_one_line_and_exit_2(tmp_path, weights, capsys):
         error = capsys.readouterr().err
         assert caught.value.code == 2 and file in error and error.count('\n') == 1
     (tmp_path / 'text.jpg').write_text('no picture')
-    assert call(weights, tmp_path / 'text.jpg') == 2
-    assert 'text.jpg' in capsys.readouterr().err
+    for spelling in (tmp_path / 'text.jpg', f'{tmp_path}/./text.jpg', f'{tmp_path}//text.jpg'):
+        assert call(weights, spelling) == 2
+        assert 'text.jpg' in capsys.readouterr().err
     assert sorted(tree(tmp_path)) == ['a.png', 'text.jpg', 'text.safetensors']
 
 

@@ -257,6 +257,11 @@ def test_wrong_config_is_named(change, word):
         PIEANetConfig(**change)
 
 
+def test_one_number_stands_for_a_tuple_of_it():
+    assert PIEANetConfig(levels=1, structure_widths=8, kernels=3) == PIEANetConfig(levels=1, structure_widths=(8,), kernels=[3])
+    assert PIEANet(PIEANetConfig(levels=1, structure_widths=8)).eval()(torch.rand(1, 3, 40, 48)).shape == (1, 1, 40, 48)
+
+
 def test_config_round_trip():
     import json
     assert PIEANetConfig.from_dict(json.loads(json.dumps(SMALL.to_dict()))) == SMALL

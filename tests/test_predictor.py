@@ -230,7 +230,8 @@ def test_scores():
 def test_arguments_are_checked():
     for arguments, word in (({'size': 16}, 'size'), ({'upsample': 'nearest'}, 'upsample'),
                             ({'precision': 'int8'}, 'precision'), ({'device': 'abacus'}, 'device'),
-                            ({'device': 'cuda:99'}, 'cuda:99')):
+                            ({'device': 'cuda:99'}, 'cuda:99'), ({'device': 'mps'}, "'cuda:N', but is 'mps'"),
+                            ({'device': torch.device('meta')}, 'device'), ({'device': None}, 'device')):
         with pytest.raises(ValueError, match=word):
             Predictor(model=tiny(), **arguments)
     with pytest.raises(ValueError, match='nowhere.safetensors'):

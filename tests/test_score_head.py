@@ -42,6 +42,11 @@ def test_statistics_of_a_planted_map():
     assert plain_score(torch.from_numpy(numbers)[None]).item() == pytest.approx(10 * (1 - 0.1225), abs=1e-5)
 
 
+def test_statistics_end_with_the_pictures_zones():
+    grey = np.repeat(np.uint8([0, 128, 128, 230]), 16).reshape(8, 8)
+    assert map_statistics(np.zeros((8, 8), np.float32), grey)[-11:] == pytest.approx([.25, 0, 0, 0, 0, .5, 0, 0, 0, .25, 0])
+
+
 def test_statistics_of_the_negated_map_swap_under_and_over():
     residual, grey = planted(1)
     a, b = map_statistics(residual, grey), map_statistics(-residual, grey)
@@ -130,9 +135,11 @@ def rated(tmp_path):
 def test_flag_trains_a_head_that_the_predictor_uses(rated, capsys):
     weights, out = rated / 'small.safetensors', rated / 'head.safetensors'
     arguments = ['--init', weights, '--score-head', out, '--data', rated]
-    arguments += ['--train-csv', rated / 'train.csv', '--val-csv', rated / 'train.csv', '--device', 'cpu']
+    (rated / 'half.csv').write_text(''.join((rated / 'train.csv').read_text().splitlines(keepends=True)[:7]))
+    arguments += ['--train-csv', rated / 'train.csv', '--val-csv', rated / 'train.csv', '--val-csv', rated / 'half.csv', '--device', 'cpu']
     assert train_wavelet.main(list(map(str, arguments))) == 0
-    assert 'learned_plcc' in capsys.readouterr().out
+    assert capsys.readouterr().out.count('learned_plcc') == 2
+    assert list(load_score_head(out).provenance['validation']) == [f'{rated.name}/train', f'{rated.name}/half']
     picture = rated / 'IEA_img' / '2.png'
     predictor = Predictor(weights, 'cpu', score_head=out)
     result = predictor.predict(picture)
@@ -149,6 +156,12 @@ def test_flag_says_what_it_lacks(arguments, words, capsys):
     with pytest.raises(SystemExit):
         train_wavelet.get_args(arguments)
     assert words in capsys.readouterr().err
+
+
+def test_flag_refuses_another_network_than_that_of_its_weights(rated, capsys):
+    arguments = ['--init', rated / 'small.safetensors', '--score-head', rated / 'h.safetensors', '--data', rated]
+    assert train_wavelet.main(list(map(str, [*arguments, '--train-csv', rated / 'train.csv', '--wavelet', 'db4']))) == 2
+    assert 'wavelet=db4' in capsys.readouterr().err and not (rated / 'h.safetensors').exists()
 
 
 def test_flag_names_a_missing_picture(rated, capsys):

@@ -2,19 +2,22 @@ import csv
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import train_wavelet
-from datasets.photographs import Photographs
+from datasets.photographs import Photographs, list_images
 from datasets.sampler import StepSampler
 from models import load_model
 from models.checkpoint import load_training_state
 from models.p_ieanet import luma
 from test_iea40k import make_set
+from tests_support import SMALL
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ['--config', 'width=8', '--config', 'depth=1', '--config', 'context=1', '--config', 'structure_widths=2,2,2', '--config',
@@ -34,6 +37,15 @@ def run(*args):
 def log_of(out):
     rows = list(csv.DictReader(open(out / 'log.csv')))
     return [{k: v for k, v in r.items() if k not in ('pictures_per_second', 'minutes')} for r in rows]
+
+
+def refusal(capsys, *args):
+    """The one line in which the arguments are refused."""
+    with pytest.raises(SystemExit) as end:
+        train_wavelet.get_args([str(a) for a in args])
+    error = capsys.readouterr().err.strip()
+    assert end.value.code == 2 and '\n' not in error
+    return error
 
 
 def test_a_run_leaves_what_it_promises(tmp_path, pairs):
@@ -149,6 +161,101 @@ def test_bad_samples_are_skipped_only_when_asked(tmp_path, pairs, capsys):
     assert run(*common, '--skip-bad') == 0
     error = capsys.readouterr().err
     assert 's2_N1.png' in error and '2 samples could not be read and were skipped' in error
+
+
+def test_bad_photographs_are_skipped_only_when_asked(tmp_path, pairs, capsys):
+    folder = tmp_path / 'photos'
+    folder.mkdir()
+    for name in 'abc':
+        Image.new('RGB', (40, 40), 'grey').save(folder / f'{name}.png')
+    (folder / 'b.png').write_bytes((folder / 'b.png').read_bytes()[:60])
+    common = ['--photos', folder, '--out', tmp_path / 'o', '--steps', 2, '--batch-size', 2, *TINY]
+    assert 'b.png' in fault(capsys, *common)
+    assert run(*common, '--skip-bad') == 0
+    error = capsys.readouterr().err
+    assert error.count('b.png') == 1 and '1 samples could not be read and were skipped' in error
+    assert [f.name for f in Photographs([folder], 32, skip_bad=True).files] == ['a.png', 'c.png']
+    for name in 'ac':
+        (folder / f'{name}.png').write_text('no picture')
+    assert 'none of 3 photographs could be read' in fault(capsys, *common, '--skip-bad')
+    assert 'does not go with --cache' in refusal(capsys, *pairs, '--out', 'o', '--skip-bad', '--cache')
+
+
+def test_what_is_no_photograph_is_left_out(tmp_path):
+    for name in ('a.png', 'sub/b.png', '._a.png', '.thumbnails/a.png', 'a_exposure.png', 'a_exposure_overlay.png', '_exposure_legend.png'):
+        (tmp_path / '.photos' / name).parent.mkdir(parents=True, exist_ok=True)  # that the folder itself is hidden is its owner's choice
+        (tmp_path / '.photos' / name).write_bytes(b'')
+    assert [p.name for p in list_images(tmp_path / '.photos')] == ['a.png', 'b.png']
+
+
+def test_validation_sets_have_names_of_their_own(tmp_path, pairs, capsys):
+    def names(*arguments):
+        args = train_wavelet.get_args(['--photos', 'x', '--out', 'y', *map(str, arguments)])
+        return list(train_wavelet.validation_sets(args))
+    data, other = tmp_path / 'set', tmp_path / 'other'
+    assert names('--data', data, '--val-csv', 'a.csv') == ['set']
+    assert names('--data', data, '--data', other, '--val-csv', 'a.csv', '--val-csv', 'a.csv') == ['set', 'other']
+    assert names('--data', data, '--val-csv', 'a.csv', '--val-csv', 'b.csv') == ['set/a', 'set/b']
+    assert names('--data', data, '--data', other, '--data', other / 'set', *'--val-csv a.csv --val-csv a.csv --val-csv b.csv'.split()) == \
+        ['set/a', 'other', 'set/b']
+    assert 'second validation set with the name set/all' in fault(capsys, *pairs, '--val-csv', data / 'all.csv', '--out', tmp_path / 'o', *TINY)
+    (data / 'few.csv').write_text(''.join((data / 'all.csv').read_text().splitlines(keepends=True)[:3]))
+    common = [*pairs, '--out', tmp_path / 'o', '--batch-size', 8, *TINY]
+    assert run(*common, '--epochs', 1) == 0
+    assert run(*common, '--epochs', 2, '--val-csv', data / 'few.csv', '--resume', 'auto') == 0  # the log and its curves bear both
+    first, second = log_of(tmp_path / 'o')
+    assert first['set_mae'] and not first['set/few_mae'] and not second['set_mae'] and second['set/all_mae'] != second['set/few_mae']
+
+
+def test_every_source_gives_to_every_batch(tmp_path, capsys):
+    def shares(photographs, lengths, *arguments):
+        csvs = [word for n in range(len(lengths)) for word in ('--train-csv', f'{n}.csv')]
+        args = train_wavelet.get_args(['--data', 'd', *csvs, *(['--photos', 'x'] * photographs), '--out', 'y', *map(str, arguments)])
+        part = Photographs.__new__(Photographs)
+        return train_wavelet.shares_of_batch(args, [part] * photographs + [range(n) for n in lengths])
+    assert shares(0, [5, 10000]) == [1, 15] and shares(0, [10000, 5, 5]) == [14, 1, 1]
+    assert shares(1, [10000, 1]) == [11, 4, 1] and shares(1, [4], '--batch-size', 2) == [1, 1]
+    assert shares(0, [300, 100]) == [12, 4] and shares(1, [7, 7]) == [12, 2, 2]  # in proportion
+    assert '3 sources' in refusal(capsys, '--data', 'd', '--train-csv', 'a', '--train-csv', 'b', '--photos', 'x', '--out', 'y', '--batch-size', 2)
+    assert '--mix' in refusal(capsys, '--data', 'd', '--train-csv', 'a', '--photos', 'x', '--out', 'y', '--mix', 0, 16)
+
+
+@pytest.mark.parametrize('flags, words', [
+    (['--val-every', 0], '--val-every: 0'), (['--steps', 0], '--steps: 0'), (['--late-sizes', 64, 16], '--late-sizes: 16'),
+    (['--model', 'mslt', '--without', 'dwt'], 'not of mslt'), (['--model', 'zerodce', '--head', 'residual'], 'not of zerodce'),
+    (['--model', 'released', '--wavelet', 'db4'], 'not of released'), (['--model', 'released', '--config', 'width=8'], 'no settings'),
+    (['--config', 'width=wide'], 'width=wide'), (['--nothing'], '--nothing')])
+def test_wrong_flags_are_refused(flags, words, capsys):
+    assert words in refusal(capsys, '--photos', 'x', '--out', 'y', *flags)
+
+
+def test_what_cannot_be_run_is_named(tmp_path, pairs, capsys):
+    common = [*pairs, '--out', tmp_path / 'o', '--epochs', 1, '--batch-size', 8, *TINY]
+    assert 'foo' in fault(capsys, *common, '--device', 'foo')
+    assert 'cuda:99' in fault(capsys, *common, '--device', 'cuda:99')
+    for setting, words in (('heads=3', 'heads'), ('width=-8', "'width': -8"), ('depth=1.5', "'depth': 1.5"), ('widht=8', 'widht')):
+        assert words in fault(capsys, *common, '--config', setting)
+    assert run(*common, '--ema', 0) == 0
+    assert 'another run (one with --ema 0)' in fault(capsys, *common, '--ema', 0.9, '--resume', 'auto')
+    torch.save([1, 2], tmp_path / 'list.pt')
+    assert 'another run' in fault(capsys, *common, '--resume', tmp_path / 'list.pt')
+
+
+def test_init_brings_its_network(tmp_path, weights, capsys):
+    def model(*flags):
+        return train_wavelet.make_model(train_wavelet.get_args(['--photos', 'x', '--out', 'y', '--init', str(weights), *flags]))
+    assert model().config == model('--config', f'width={SMALL.width}', '--model', 'p_ieanet').config == SMALL  # no contradiction
+    assert model('--config', 'dropout=0.4').config == replace(SMALL, dropout=0.4)
+    for flags, words in ((['--wavelet', 'db4'], 'wavelet=db4'), (['--without', 'dwt'], 'use_dwt=False'), (['--config', 'width=64'], 'width=64'),
+                         (['--head', 'residual'], 'head=residual'), (['--model', 'mslt'], '--model is mslt')):
+        with pytest.raises(ValueError, match=f'small.safetensors: .*{words}'):
+            model(*flags)
+
+
+def test_the_papers_single_level(tmp_path, pairs):
+    one = ['--config', 'levels=1', '--config', 'structure_widths=8']
+    assert run(*pairs, '--out', tmp_path / 'o', '--epochs', 1, '--batch-size', 8, *TINY, *one) == 0
+    assert load_model(tmp_path / 'o/best.safetensors').config.structure_widths == (8,)
 
 
 def test_paper_preset():
@@ -271,6 +378,7 @@ def test_an_exposed_pair_keeps_its_ideal():
         assert torch.allclose(luma(new[pairs]) + residual[pairs], luma(ideal[pairs]), atol=1e-6)
         assert torch.equal(new[pairs], image[pairs]) != bool(jitter)
         assert torch.allclose(luma(new[2:3]) + residual[2:3], luma(image[2:3]), atol=1e-6), 'a photograph is its own ideal'
+        assert not torch.equal(new[2], image[2])
 
 
 def test_a_csv_of_pairs_stands_for_its_references(tmp_path, pairs):

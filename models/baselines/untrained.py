@@ -9,9 +9,7 @@ import cv2
 import numpy as np
 import torch
 
-from ..p_ieanet import LUMA, luma
-
-MID_GREY = 0.45  # mean grey of a well-exposed picture, display-referred; the mean of our references lies here
+from ..p_ieanet import KEY, LUMA, luma
 
 
 def to_linear(x):
@@ -31,11 +29,11 @@ def zero(x):
 
 def constant(x):
     """One number per picture: mid-grey minus its mean grey."""
-    return (MID_GREY - luma(x).mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:]).clone()
+    return (KEY - luma(x).mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:]).clone()
 
 
 def _to_mid_grey(x, curve, limit, steps=30):
-    """Send pictures through ``curve(values, p)``, p such that a picture's mean grey becomes MID_GREY.
+    """Send pictures through ``curve(values, p)``, p such that a picture's mean grey becomes KEY.
 
     ``curve`` works value by value and rises with p; p is found in -limit .. limit by bisection on the
     picture's histogram, in steps of 1/16 of an 8-bit level (8-bit pictures fit it exactly).
@@ -50,20 +48,20 @@ def _to_mid_grey(x, curve, limit, steps=30):
     low = -high
     for _ in range(steps):
         p = (low + high) / 2
-        dark = (histogram * curve(levels, p)).sum(1, keepdim=True) < MID_GREY
+        dark = (histogram * curve(levels, p)).sum(1, keepdim=True) < KEY
         low, high = torch.where(dark, p, low), torch.where(dark, high, p)
     return curve(x, ((low + high) / 2).to(x.dtype)[:, :, None, None])
 
 
 def auto_exposure(x):
-    """As a camera's meter: one gain in linear light, at most 10 stops, that brings the mean to MID_GREY."""
+    """As a camera's meter: one gain in linear light, at most 10 stops, that brings the mean to KEY."""
     def expose(values, stops):
         return from_linear((to_linear(values) * torch.exp2(stops)).clamp(max=1))
     return _to_mid_grey(x, expose, 10.0)
 
 
 def gamma(x):
-    """One exponent per picture that makes the mean grey MID_GREY."""
+    """One exponent per picture that makes the mean grey KEY."""
     return _to_mid_grey(x, lambda values, p: values ** torch.exp2(-p), 6.0)
 
 
