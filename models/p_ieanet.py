@@ -9,8 +9,7 @@ residual = (ideal grey - this grey) / 255 on [-1, 1]: + underexposed, 0 ideal, -
 Where the paper is silent we measured. Three choices differ from a bare reading of it: the transform is repeated on the approximation
 band (``levels``), so the lightness branch works where the picture is small; the head predicts the gain that
 would make the picture ideal and subtracts the picture itself (``head='gain'``), because the residual's fine detail is the picture's own;
-and the picture's own gain starts from auto-exposure (``anchor``), so the network only learns where a scene's ideal differs from mid-grey
-(the shipped weights are from before that and have it switched off).
+and the picture's own gain starts from auto-exposure (``anchor``), so the network only learns where a scene's ideal differs from mid-grey.
 """
 from dataclasses import asdict, dataclass, fields
 from functools import partial
