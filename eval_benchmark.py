@@ -220,7 +220,7 @@ def draw(report, sets, measured, first, folder, cases=3):
                 plots.plot_cases(f'{first.name}: {what} of {name}', shown, folder, f'{what}_{name}.png')
 
 
-def main(argv=None):
+def run(argv=None):
     args, started = arguments(argv), time.time()
     rank, world = join()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -265,6 +265,14 @@ def main(argv=None):
     for line in dict.fromkeys(unwritten):  # of --keep once, not for each set
         print(f'eval_benchmark.py: {line}', file=sys.stderr)
     return 2 if unwritten else int(failed)
+
+
+def main(argv=None):
+    try:
+        return run(argv)
+    finally:
+        if dist.is_initialized():  # or gloo's threads may end the process by an abort
+            dist.destroy_process_group()
 
 
 if __name__ == '__main__':
