@@ -18,6 +18,7 @@ from .pixel import ZONES, psnr_from_mse
 MEANS = ('mae', 'mse', 'bias', 'level', 'detail', 'ssim', 'ssim_shifted')
 SUMS = ('n',) + MEANS + ('agree', 'steps', 'falls', 'x', 'y', 'xx', 'yy', 'xy')
 FLIPS = 9999  # sign flips of the paired test, so the smallest p is 1e-4
+FLIPS_AT_ONCE, PIECES = 500, 20  # of 10,000 scenes: 40 MB of flips, 4 MB of resamples
 
 
 def order_of(img_id):
@@ -53,10 +54,7 @@ def summarise(measured, methods, resamples=1000, seed=0, threshold=THRESHOLD):
         that it did not fail on, ``failed`` says on how many it did.
     """
     scenes, scene = np.unique(measured.ref_ids, return_inverse=True)
-    weights = None
-    if resamples and len(scenes) > 1:
-        weights = np.random.default_rng(seed).multinomial(
-            len(scenes), np.full(len(scenes), 1 / len(scenes)), size=resamples).astype(float)
+    weights = resampled_scenes(len(scenes), resamples, seed) if resamples and len(scenes) > 1 else None
     order = [order_of(i) for i in measured.img_ids]
     circular = score_is_derived(measured)
     pixels = np.array([measured.of_truth(f'pixels_zone{z}').sum() for z in range(ZONES)])
@@ -73,7 +71,7 @@ def summarise(measured, methods, resamples=1000, seed=0, threshold=THRESHOLD):
         row.update({k: float(v) for k, v in _figures(sums[name].sum(0)).items()})
         row.update(_whole_set(measured, name, good))
         if weights is not None:
-            resampled = _figures(weights @ sums[name])
+            resampled = _figures(_weighted(weights, sums[name]))
             if not circular:
                 resampled['srcc'] = _resampled_srcc(measured, name, good, scene, weights)
             for key, values in resampled.items():
@@ -170,8 +168,7 @@ def _compare(measured, rows, scene, scenes, weights, seed):
     That is the bootstrap interval of the MAE's difference, and a sign-flip test over scenes.
     """
     first, others = rows[0]['method'], rows[1:]
-    signs = np.random.default_rng(seed + 1).integers(0, 2, (FLIPS, scenes), dtype=np.int8) * 2 - 1
-    p = {}
+    gaps = {}
     for row in others:
         both = np.isfinite(measured.of_map(first, 'mae')) & np.isfinite(measured.of_map(row['method'], 'mae'))
         if not both.any():
@@ -179,28 +176,43 @@ def _compare(measured, rows, scene, scenes, weights, seed):
         count = np.bincount(scene[both], minlength=scenes).astype(float)
         for key in ('mae', 'ssim', 'mse'):
             gap = (measured.of_map(row['method'], key) - measured.of_map(first, key))[both]
-            gaps = np.bincount(scene[both], gap, minlength=scenes)
+            gaps['psnr' if key == 'mse' else key, row['method']] = mine = np.bincount(scene[both], gap, minlength=scenes)
             if key == 'mae':
-                row['delta_mae'] = float(gaps.sum() / count.sum())
+                row['delta_mae'] = float(mine.sum() / count.sum())
                 with np.errstate(invalid='ignore'):
-                    row['delta_mae_lo'], row['delta_mae_hi'] = _interval((weights @ gaps) / (weights @ count))
-            p['psnr' if key == 'mse' else key, row['method']] = sign_flip_p(gaps, signs)
+                    row['delta_mae_lo'], row['delta_mae_hi'] = _interval(np.divide(*_weighted(weights, np.stack((mine, count), 1)).T))
+    p = dict(zip(gaps, sign_flip_p(list(gaps.values()), seed + 1))) if gaps else {}
     for key in ('mae', 'ssim', 'psnr'):
         mine = [r for r in others if (key, r['method']) in p]
         for row, value in zip(mine, holm([p[key, r['method']] for r in mine])):
             row[f'p_{key}'] = value
 
 
-def sign_flip_p(gaps, signs):
-    """Two-sided p of ``gaps`` (scenes,) having such a sum when each one's sign could as well be the other.
+def resampled_scenes(scenes, resamples, seed):
+    """(resamples, scenes) int16: how often each scene is drawn. In pieces: the counts come as int64, four times their size."""
+    rng, share = np.random.default_rng(seed), np.full(scenes, 1 / scenes)
+    weights = np.empty((resamples, scenes), np.int16)
+    for part in np.array_split(weights, PIECES):  # a view: its rows are filled in place
+        part[:] = rng.multinomial(scenes, share, size=len(part))
+    return weights
 
-    Args:
-        signs: (flips, scenes) of +-1. The smallest p is 1 / (flips + 1).
+
+def _weighted(weights, sums):
+    """(resamples, k) sums over resampled scenes of (scenes, k): a product, whose integers become floats a piece at a time."""
+    return np.concatenate([part.astype(float) @ sums for part in np.array_split(weights, PIECES)])
+
+
+def sign_flip_p(gaps, seed):
+    """Two-sided p of each of ``gaps``, (scenes,) arrays, having such a sum when each scene's sign could as well be the other.
+
+    The smallest p is 1 / (FLIPS + 1). The same flips serve all of them, and are never held all at once.
     """
-    observed = abs(gaps.sum())
-    parts = np.array_split(signs, 20)  # the product makes floats of them: not of all at once
-    as_large = sum(int((np.abs(part @ gaps) >= observed * (1 - 1e-9)).sum()) for part in parts)
-    return (1 + as_large) / (1 + len(signs))
+    gaps = np.stack(gaps, 1)
+    observed, rng, as_large = np.abs(gaps.sum(0)), np.random.default_rng(seed), 0
+    for flips in range(0, FLIPS, FLIPS_AT_ONCE):
+        signs = rng.integers(0, 2, (min(FLIPS_AT_ONCE, FLIPS - flips), len(gaps)), dtype=np.int8) * 2.0 - 1
+        as_large += (np.abs(signs @ gaps) >= observed * (1 - 1e-9)).sum(0)
+    return ((1 + as_large) / (1 + FLIPS)).tolist()
 
 
 def holm(p):

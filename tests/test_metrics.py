@@ -9,7 +9,7 @@ from scipy import stats
 
 import metrics
 from metrics.pixel import MAP_NUMBERS, MAX_PSNR, TRUTH_NUMBERS, ZONES, Truth
-from metrics.summary import holm, order_of, sign_flip_p
+from metrics.summary import FLIPS, holm, order_of, resampled_scenes, sign_flip_p
 
 
 @pytest.fixture
@@ -245,6 +245,14 @@ def test_sign_flips_approach_the_exact_test():
     gaps = np.array([0.3, 0.1, 0.4, -0.05, 0.2, 0.25, 0.15, 0.1])
     every = np.array(list(itertools.product((-1, 1), repeat=8)))
     exact = np.mean(np.abs(every @ gaps) >= abs(gaps.sum()) - 1e-12)
-    signs = np.random.default_rng(0).integers(0, 2, (9999, 8), dtype=np.int8) * 2 - 1
-    assert sign_flip_p(gaps, signs) == pytest.approx(exact, abs=0.005)
-    assert sign_flip_p(np.zeros(8), signs) == 1.0
+    p, nothing = sign_flip_p([gaps, np.zeros(8)], seed=0)
+    assert p == pytest.approx(exact, abs=0.005) and nothing == 1.0
+
+
+def test_resampling_in_pieces_draws_what_one_piece_would():
+    whole = np.random.default_rng(3).multinomial(7, np.full(7, 1 / 7), size=110)
+    assert (resampled_scenes(7, 110, 3) == whole).all()
+    gaps = np.random.default_rng(4).normal(size=33)
+    signs = np.random.default_rng(5).integers(0, 2, (FLIPS, 33), dtype=np.int8) * 2.0 - 1
+    whole = (1 + (np.abs(signs @ gaps) >= abs(gaps.sum()) * (1 - 1e-9)).sum()) / (1 + FLIPS)
+    assert sign_flip_p([gaps], 5) == [whole]
