@@ -9,7 +9,18 @@ Band order and signs equal PyWavelets' ``dwt2(x, 'haar')`` -> ``ll, (lh, hl, hh)
 kept and the inverse is the same additions again. No convolution and no weights: nothing to move between devices or to cast.
 """
 import torch
-import torch.nn.functional as F
+
+
+def even(x):
+    """(B, C, H, W) with the last row and column repeated where their number is odd.
+
+    Joined rather than padded: compiled, the gradient of replicate padding fails on channels_last maps (torch 2.15).
+    """
+    if x.shape[-2] % 2:
+        x = torch.cat((x, x[..., -1:, :]), 2)
+    if x.shape[-1] % 2:
+        x = torch.cat((x, x[..., -1:]), 3)
+    return x
 
 
 def haar_dwt2d(x):
@@ -26,9 +37,7 @@ def haar_dwt2d(x):
     """
     if x.dim() != 4:
         raise ValueError(f'haar_dwt2d takes a (B, C, H, W) tensor, got shape {tuple(x.shape)}')
-    h, w = x.shape[-2:]
-    if h % 2 or w % 2:
-        x = F.pad(x, (0, w % 2, 0, h % 2), mode='replicate')
+    x = even(x)
     a, b = x[..., 0::2, 0::2], x[..., 0::2, 1::2]
     c, d = x[..., 1::2, 0::2], x[..., 1::2, 1::2]
     top, bottom, left, right = a + b, c + d, a - b, c - d

@@ -19,7 +19,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .grid import to_grid
-from .haar import haar_dwt2d, haar_idwt2d
+from .haar import even, haar_dwt2d, haar_idwt2d
 from .lightness import LightnessFeatureModule
 from .structure import StructureFeatureModule
 from .wavelet import WAVELETS, dwt2d, idwt2d
@@ -127,7 +127,7 @@ def tone_shares(grey, n):
 
 def polyphase(x):
     """What stands in for the DWT when it is switched off: the four pixels of a block, unmixed (pixel-unshuffle)."""
-    x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2), mode='replicate')
+    x = even(x)
     return x[..., 0::2, 0::2], x[..., 0::2, 1::2], x[..., 1::2, 0::2], x[..., 1::2, 1::2]
 
 

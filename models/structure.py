@@ -9,6 +9,17 @@ from .grid import GridTransformer, from_grid
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
 
 
+def neighbour(z, step, dim):
+    """``z`` moved so that every place shows its neighbour ``step`` (-1, 0, 1) further along ``dim``; the border repeats.
+
+    Two parts joined: compiled for the CPU, three parts or replicate padding give NaN gradients on channels_last maps (torch 2.15).
+    """
+    n = z.shape[dim]
+    if step == 1:
+        return torch.cat((z.narrow(dim, 1, n - 1), z.narrow(dim, n - 1, 1)), dim)
+    return torch.cat((z.narrow(dim, 0, 1), z.narrow(dim, 0, n - 1)), dim) if step else z
+
+
 def gradient_maps(z):
     """First-order differences to the neighbour in each of the eight directions, Eq. 2.
 
@@ -19,11 +30,8 @@ def gradient_maps(z):
         (B, 8, C, H, W): ``out[:, d, :, y, x] = z[:, :, y + dy, x + dx] - z[:, :, y, x]`` with ``(dx, dy) = DIRECTIONS[d]``; the border is
         repeated outwards, so a difference across it is zero.
     """
-    h, w = z.shape[-2:]
-    # Joined rather than padded: the compiler's kernel for the gradient of replicate padding fails on channels_last maps.
-    p = torch.cat((z[..., :1, :], z, z[..., -1:, :]), 2)
-    p = torch.cat((p[..., :1], p, p[..., -1:]), 3)
-    return torch.stack([p[..., 1 + dy:1 + dy + h, 1 + dx:1 + dx + w] - z for dx, dy in DIRECTIONS], 1)
+    rows = {dy: neighbour(z, dy, 2) for dy in (-1, 0, 1)}
+    return torch.stack([neighbour(rows[dy], dx, 3) - z for dx, dy in DIRECTIONS], 1)
 
 
 class LongRangeEncoder(nn.Module):
