@@ -21,7 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from datasets.images import read_image, resize_rgb, to_tensor
 from exposure.compare import compare, find_methods
 from exposure.predictor import DEFAULT_CHECKPOINT, Predictor
-from models.baselines.untrained import auto_exposure
+from metrics.report import csv_text
+from models.baselines.untrained import UNTRAINED
+from models.checkpoint import atomic_write
 
 METHODS = ('originals', 'darkest', 'reference', 'brightest')
 
@@ -66,7 +68,7 @@ def distances(frames, predictor):
     pictures = [read_image(frame) for frame in frames]
     small = [to_tensor(resize_rgb(picture, 256))[None] for picture in pictures]
     return {'P-IEANet': [r.mean_abs_residual for r in predictor.predict_batch(pictures)],
-            'auto-exposure': [auto_exposure(x).abs().mean().item() for x in small]}
+            'auto-exposure': [UNTRAINED['auto-exposure'](x).abs().mean().item() for x in small]}
 
 
 def picks(values, candidates, reference):
@@ -83,6 +85,7 @@ def main(argv=None):
     p.add_argument('--checkpoint', type=Path, default=DEFAULT_CHECKPOINT)
     p.add_argument('--device', default='auto')
     p.add_argument('--sheets', type=int, default=24, help='contact sheets of the report')
+    p.add_argument('--csv', type=Path, help='write here who chose the reference frame in which scene')
     args = p.parse_args(argv)
     try:
         brackets = read_brackets(args.stacks, args.list, args.split)
@@ -90,17 +93,21 @@ def main(argv=None):
         lay_out(brackets, args.out)
         methods, names = find_methods([str(args.out / method) for method in METHODS])
         compare(methods, names, predictor, args.out / 'report', args.sheets, weights=args.checkpoint.name)
-        hits = {}
-        for frames, reference in tqdm(brackets.values(), unit='scene', disable=None):
+        hits, rows = {}, []
+        for scene, (frames, reference) in tqdm(brackets.items(), unit='scene', disable=None):
             for judge, values in distances(frames, predictor).items():
                 for what, candidates in (('of three frames', (0, reference, len(frames) - 1)), ('of all frames', range(len(frames)))):
                     hits.setdefault((what, judge), []).append(picks(values, candidates, reference))
+                rows.append({'scene': scene, 'frames': len(frames), 'judge': judge, **{what.replace(' ', '_'): int(found[-1]) for (
+                    what, name), found in hits.items() if name == judge}})
     except (ValueError, OSError) as error:
         p.error(' '.join(str(error).split()))
     for (what, judge), won in sorted(hits.items(), reverse=True):
         interval = binomtest(sum(won), len(won)).proportion_ci(0.95, 'wilson')
         print(f'the reference frame is best {what:16} by {judge:14} in {sum(won)} of {len(won)} scenes: {sum(won) / len(won):.3f} '
               f'({interval.low:.3f} to {interval.high:.3f})')
+    if args.csv:
+        atomic_write(args.csv, csv_text(rows).encode())
     print(args.out / 'report' / 'index.html', file=sys.stderr)
 
 

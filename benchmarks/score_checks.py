@@ -2,14 +2,14 @@
 
     python benchmarks/score_checks.py --data sets/photos --csv sets/photos/test.csv          series: suffixes _N4 .. _P0 .. _P4
     python benchmarks/score_checks.py --data sets/stacks --csv sets/stacks/test.csv          brackets: _F00, _F01 ..
-    python benchmarks/score_checks.py ... --score-head head.safetensors --out checks.csv
+    python benchmarks/score_checks.py ... --score-head head.safetensors --out benchmarks/results/score_checks.csv
 
 Of series it prints how often the score falls from +-1 to +-4 EV (at every step, and from end to end), how often under and over are told
 right (by the sign of the mean residual; and by which of the two shares is larger), and how often the picture as it was scores best. Of
 both kinds: Kendall's tau-b within each scene between the score and minus the picture's true distance, the mean |label|; and PLCC and SRCC
 with the CSV's score. Shares have 95 % Wilson intervals; the mean of tau has a bootstrap's over scenes.
 
-    python benchmarks/score_checks.py --thresholds --data sets/photos --csv sets/photos/val.csv      how THRESHOLD was chosen
+    python benchmarks/score_checks.py --thresholds --data sets/photos --csv sets/photos/val.csv --scenes 46      how THRESHOLD was chosen
 
 prints for several thresholds how well "over" finds the pixels in which a channel clips (252 and more; below 248 in the reference), and
 "under" those that are crushed (all channels 12 and less; above 30 in the reference), at -3 .. +3 EV: the mean of recall and specificity.
@@ -167,6 +167,9 @@ def main(argv=None):
                 print(f'{data.name}/{split.stem}, {args.checkpoint.name}\nthreshold  over/clipped  under/crushed   mean  area off at 0 EV')
                 for figures in agreement(predictor, dataset):
                     print('{:9.2f}  {:12.3f}  {:13.3f}  {:5.3f}  {:16.3f}'.format(*figures), flush=True)
+                    names = ('threshold', 'over_clipped', 'under_crushed', 'mean', 'off_at_0_ev')
+                    table.append({'set': f'{data.name}/{split.stem}', 'scenes': len(scenes_of(dataset.rows)), 'weights': args.checkpoint.name,
+                                  **{name: f'{figure:.4f}' for name, figure in zip(names, figures)}})
                 continue
             rows = judge(predictor, dataset)
             for key in ('score', 'learned') if args.score_head else ('score',):

@@ -1,4 +1,4 @@
-"""benchmarks/score_checks.py, compare_brackets.py and well_exposed.py: planted series and brackets give the figures that they must."""
+"""benchmarks/score_checks.py, compare_brackets.py, well_exposed.py and working_size.py: planted series and brackets give the figures that they must."""
 import csv
 import sys
 from pathlib import Path
@@ -13,6 +13,8 @@ sys.path.insert(0, str(ROOT / 'benchmarks'))
 import compare_brackets  # noqa: E402
 import score_checks  # noqa: E402
 import well_exposed  # noqa: E402
+import working_size  # noqa: E402
+from datasets.build import main as build  # noqa: E402
 
 
 def series(scene, scores, mean=lambda ev: -0.1 * ev):
@@ -67,6 +69,31 @@ def test_command(tmp_path, weights, capsys):
 
 
 @pytest.fixture
+def exposed(tmp_path):
+    """--data and --csv of a photograph's nine exposures."""
+    (tmp_path / 'photos').mkdir()
+    Image.linear_gradient('L').convert('RGB').save(tmp_path / 'photos/a.png')
+    build(['simulate', '--photos', str(tmp_path / 'photos'), '--out', str(tmp_path / 'set'), '--name', 'val'])
+    return ['--data', str(tmp_path / 'set'), '--csv', str(tmp_path / 'set/val.csv')]
+
+
+def test_thresholds_command(tmp_path, weights, exposed, capsys):
+    score_checks.main(['--thresholds', *exposed, '--checkpoint', str(weights), '--device', 'cpu', '--out', str(tmp_path / 'out.csv')])
+    rows = list(csv.DictReader((tmp_path / 'out.csv').open()))
+    assert [float(row['threshold']) for row in rows][:2] == [0.03, 0.05] and all(0 <= float(row['mean']) <= 1 for row in rows)
+    assert f'{float(rows[0]["over_clipped"]):.3f}' in capsys.readouterr().out
+
+
+def test_working_size_command(tmp_path, weights, exposed, capsys):
+    given = ['--checkpoint', str(weights), '--sizes', '32', '64', '--out', str(tmp_path / 'out.csv')]
+    assert working_size.main([*exposed, *given]) == 0
+    rows = list(csv.DictReader((tmp_path / 'out.csv').open()))
+    assert [row['size'] for row in rows] == ['32', '64'] and rows[0]['pictures'] == '9' and rows[0]['mae_mean'] == rows[0]['mae_set']
+    assert working_size.main([*exposed[:3], str(tmp_path / 'none.csv'), *given]) == 2
+    assert 'none.csv: no such file' in capsys.readouterr().err
+
+
+@pytest.fixture
 def stacks(tmp_path):
     """Three brackets of four flat frames; the reference is the second, the first and none."""
     lines = ['file,split,scene,order,is_reference']
@@ -93,12 +120,15 @@ def test_choice():
     assert compare_brackets.picks([1, 5, 9, 2], (0, 0, 3), 0)       # the reference is the darkest frame
 
 
-def test_brackets_command(stacks, weights, capsys):
+def test_brackets_command(stacks, weights, tmp_path, capsys):
     out = stacks / 'out'
     compare_brackets.main(['--stacks', str(stacks), '--list', str(stacks / 'list.csv'), '--split', 'val', '--out', str(out),
-                           '--checkpoint', str(weights), '--device', 'cpu'])
+                           '--checkpoint', str(weights), '--device', 'cpu', '--csv', str(tmp_path / 'choice.csv')])
+    rows = list(csv.DictReader((tmp_path / 'choice.csv').open()))
+    # Flat grey: auto-exposure takes what is nearest to mid-grey, the second frame, which of b is not among the three.
+    assert [(row['of_three_frames'], row['of_all_frames']) for row in rows if row['judge'] == 'auto-exposure'] == [('1', '1'), ('1', '0')]
     text = capsys.readouterr().out
-    assert text.count('in ') >= 4 and 'by auto-exposure  in 1 of 2 scenes: 0.500' in text  # flat grey: it takes the second
+    assert text.count('in ') >= 4 and 'best of all frames    by auto-exposure  in 1 of 2 scenes: 0.500' in text
     assert (out / 'report/index.html').is_file() and {p.name for p in (out / 'reference').iterdir()} == {'a.jpg', 'b.jpg'}
 
 
