@@ -50,6 +50,12 @@ def arguments(argv):
         if value < 0:
             raise argparse.ArgumentTypeError(f'{value}: accepted are numbers >= 0')
         return value
+
+    def threshold(text):
+        value = float(text)
+        if not 0 <= value < 1:  # also where it is not a number
+            raise argparse.ArgumentTypeError(f'{value}: accepted are numbers >= 0 and below 1')
+        return value
     p = Parser(description=__doc__.split('\n')[0])
     p.add_argument('--data', type=Path, action='append', required=True,
                    help='folder of a set; once for all --csv, or once for each')
@@ -68,7 +74,7 @@ def arguments(argv):
     p.add_argument('--workers', type=whole, default=2, help='threads that read pictures and compute figures')
     p.add_argument('--bootstrap', type=whole, default=1000, help='resamples of the scenes; 0: no intervals')
     p.add_argument('--seed', type=whole, default=0, help='of the resampling')
-    p.add_argument('--acc-threshold', type=float, default=THRESHOLD,
+    p.add_argument('--acc-threshold', type=threshold, default=THRESHOLD,
                    help='on the mean residual, of under / fine / over')
     p.add_argument('--keep', type=Path, metavar='DIR',
                    help='keep per-picture numbers here, and take from here what is measured already')

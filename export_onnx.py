@@ -107,7 +107,15 @@ def export_program(model, maps=False):
 
 
 def export_onnx(model, path, maps=False, opset=18):
-    """Write a PIEANet as one ONNX file; errors as of :func:`export_program`."""
+    """Write a PIEANet as one ONNX file.
+
+    Raises:
+        ValueError: as :func:`export_program`; or an opset that this version of the onnx package does not have.
+    """
+    import onnx
+
+    if not 18 <= opset <= onnx.defs.onnx_opset_version():
+        raise ValueError(f'opset is {opset}, accepted: 18 to {onnx.defs.onnx_opset_version()}')
     program = export_program(model, maps)
     outputs = ['gain', 'offset'] if maps else ['residual']
     with warnings.catch_warnings():
@@ -118,6 +126,8 @@ def export_onnx(model, path, maps=False, opset=18):
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
         onnx_program.save(str(temporary), external_data=False)
+        if (written := onnx.load(temporary).opset_import[0].version) != opset:  # a conversion that failed leaves 18
+            raise ValueError(f'opset {opset} could not be written, {written} could')
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

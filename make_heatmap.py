@@ -12,11 +12,13 @@ What it writes:
     <name>_exposure_overlay.png  --overlay A: the map laid over the picture
     _exposure_legend.png         once a run: the scale, in words
 With --criteria, a score from 0 to 100 by a maker's rules and the reason in words stand in the tables (docs/scores.md).
-Where two pictures of a folder share a stem, both keep their extension (a.jpg_exposure.png). Files with such
-names are never taken as input. With --out the folder tree is kept, from the common parent of all inputs
-downwards. Every file gets its name only when it is complete, so an interrupted run is continued with
---skip-existing; that takes a heat map for done when it was made with the same weights and settings (they
-stand in the PNG).
+Where two pictures of a folder share a stem, both keep their extension (a.jpg_exposure.png), and so does a
+picture whose map would otherwise take the name of another picture. Files with such names that this program
+wrote are never taken as input; it knows them by the text in the PNG, so that a photograph may be called
+long_exposure.png. With --out the folder tree is kept, from the common parent of all inputs downwards. Every
+file gets its name only when it is complete, so an interrupted run is continued with --skip-existing; that
+takes a heat map for done when it was made from the same picture (name, size in bytes, time of its last
+change) with the same weights and settings (they all stand in the PNG).
 
 Exit code: 0 all done; 1 some pictures failed (listed at the end, the others are done); 2 a bad argument, or
 the one picture asked for cannot be read; 130 interrupted.
@@ -46,7 +48,7 @@ from tqdm import tqdm
 
 from cli import Parser
 from datasets.images import IMAGE_EXTENSIONS, MAX_PIXELS, ImageError, read_image
-from datasets.photographs import OUTPUTS
+from datasets.photographs import LEGEND, OUTPUTS, is_output, read_text
 from exposure import heatmap
 from exposure.criteria import CriteriaError, find_mask, judge, load_criteria, read_mask, shipped
 from exposure.predictor import DEFAULT_CHECKPOINT, PRECISIONS, Batcher, Predictor
@@ -121,7 +123,7 @@ def parse_args(argv):
     add('--mask-dir', type=Path, metavar='DIR', help='masks of the subject, named as the pictures, for --criteria')
     add('--csv', type=Path, metavar='F', help='write the scores of all pictures')
     add('--json', type=Path, metavar='F', help='the same as JSON, with settings and failures')
-    add('--skip-existing', action='store_true', help='leave out what was made before with the same settings')
+    add('--skip-existing', action='store_true', help='leave out what was made before of the same picture with the same settings')
     add('--max-pixels', type=int, default=MAX_PIXELS, metavar='N', help='refuse larger, default 150 million')
     add('--workers', type=int, metavar='N', help='threads; default: one per processor')
     args = parser.parse_args(argv)
@@ -170,7 +172,7 @@ def list_inputs(paths: list[str], recursive: bool) -> tuple[list[Path], list[Pat
         folder = path.is_dir()
         roots.append(path if folder else path.parent)
         for picture in walk(path, recursive) if folder else [path]:
-            if picture.name.endswith(OUTPUTS):
+            if is_output(picture):
                 own += 1
             else:
                 found.setdefault(os.path.abspath(picture), picture)
@@ -187,7 +189,7 @@ def walk(folder: Path, recursive: bool):
 
 
 def plan(pictures: list[Path], roots: list[Path], out: Path | None) -> list[Job]:
-    """Where each picture's outputs go; no two pictures share a name."""
+    """Where each picture's outputs go; no two pictures share a name, and none takes a picture's."""
     base = os.path.commonpath([os.path.abspath(root) for root in roots]) if out is not None else None
     targets, whole = [], []
     for picture in pictures:
@@ -196,14 +198,22 @@ def plan(pictures: list[Path], roots: list[Path], out: Path | None) -> list[Job]
             folder = out / os.path.relpath(os.path.abspath(folder), base)
         targets.append(str(folder / picture.stem))
         whole.append(str(folder / picture.name))
+    # A photograph may have the very name that another's heat map would get.
+    taken = {os.path.abspath(picture).casefold() for picture in pictures if picture.name.endswith(OUTPUTS)}
     # Again until nothing changes: a name with its extension may be another's stem (a.jpg and a.jpg.png).
     while True:
         # Compared without case, for file systems that do not tell a.png from A.png.
         counts = Counter(target.casefold() for target in targets)
-        longer = [w if counts[target.casefold()] > 1 else target for target, w in zip(targets, whole)]
+        longer = [w if counts[target.casefold()] > 1 or taken and covers(target, taken) else target
+                  for target, w in zip(targets, whole)]
         if longer == targets:
             return [Job(str(picture), target) for picture, target in zip(pictures, targets)]
         targets = longer
+
+
+def covers(target: str, taken: set[str]) -> bool:
+    """Whether an output with this target would be written over one of these paths."""
+    return any(os.path.abspath(target + end).casefold() in taken for end in OUTPUTS)
 
 
 def atomic_write(path: Path, data: bytes) -> None:
@@ -224,32 +234,49 @@ def atomic_write(path: Path, data: bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error  # with the name that the user knows
 
 
-def finished(job: Job, options: Options) -> dict | None:
-    """The scores of a picture whose outputs are all there already, made with these settings; else None."""
+def identify(picture: str) -> dict | None:
+    """What tells a picture from others with its stem and from its own later versions; None: it cannot be looked at.
+
+    Without its folder: maps are passed on, and an archive may move.
+    """
+    try:
+        stat = os.stat(picture)
+    except (OSError, ValueError):  # ValueError: a zero byte in the name
+        return None
+    return {'name': os.path.basename(picture), 'bytes': stat.st_size, 'mtime_ns': stat.st_mtime_ns}
+
+
+def finished(job: Job, options: Options, source: dict | None) -> dict | None:
+    """The scores of a picture whose outputs are all there already, made from it with these settings; else None."""
+    if source is None:
+        return None
     stored = [(Path(job.target + '_exposure.png'), options.settings)]
     if options.overlay is not None:
         stored.append((Path(job.target + '_exposure_overlay.png'), overlay_settings(options)))
-    rows = []
+    texts = []
     for path, settings in stored:
         try:
-            text = json.loads(heatmap.read_text(path) or '{}')
+            text = json.loads(read_text(path) or '{}')
         except json.JSONDecodeError:
             return None
-        if not isinstance(text, dict) or text.get('settings') != settings or 'picture' not in text:
+        if not isinstance(text, dict) or 'picture' not in text:
             return None
-        rows.append(text['picture'])
-    if options.save_npy and not Path(job.target + '_exposure.npy').exists():
+        if text.get('settings') != settings or text.get('source') != source:
+            return None
+        texts.append(text)
+    # A residual says nothing about itself: the heat map says whether it was written with it.
+    if options.save_npy and not (texts[0].get('npy') and Path(job.target + '_exposure.npy').exists()):
         return None
-    return rows[0]
+    return texts[0]['picture']
 
 
 def overlay_settings(options: Options) -> dict:
     return {**options.settings, 'overlay': options.overlay}
 
 
-def describe(settings: dict, row: dict) -> str:
+def describe(settings: dict, row: dict, source: dict | None, npy: bool) -> str:
     """What is stored in each PNG, and what `finished` looks for."""
-    return json.dumps({'settings': settings, 'picture': row})
+    return json.dumps({'settings': settings, 'source': source, 'npy': npy, 'picture': row})
 
 
 def draw(job: Job, predictor: Predictor, network, options: Options, budget: PixelBudget) -> dict:
@@ -258,7 +285,8 @@ def draw(job: Job, predictor: Predictor, network, options: Options, budget: Pixe
     Raises:
         ImageError: it cannot be read. OSError: the result cannot be written.
     """
-    if options.skip_existing and (row := finished(job, options)) is not None:
+    source = identify(job.picture)  # before it is read: when it is replaced meanwhile, the map is not taken for the new one's
+    if options.skip_existing and (row := finished(job, options, source)) is not None:
         return row
     held = []
 
@@ -287,10 +315,10 @@ def draw(job: Job, predictor: Predictor, network, options: Options, budget: Pixe
         del residual
         if options.overlay is not None:
             pixels = heatmap.overlay(item.grey, index, options.table, options.overlay)
-            data = heatmap.encode_overlay(pixels, describe(overlay_settings(options), row))
+            data = heatmap.encode_overlay(pixels, describe(overlay_settings(options), row, source, options.save_npy))
             atomic_write(Path(job.target + '_exposure_overlay.png'), data)
         # The heat map comes last: where it is, the rest is.
-        data = heatmap.encode_png(index, options.table, describe(options.settings, row))
+        data = heatmap.encode_png(index, options.table, describe(options.settings, row, source, options.save_npy))
         atomic_write(Path(job.target + '_exposure.png'), data)
         return row
     finally:
@@ -392,7 +420,7 @@ def report(jobs: list[Job], rows: list, reasons: list, own: int) -> None:
             if 'criteria_why' in row:
                 print(f"    {printable(row['criteria_why'])}")
     if own:
-        print(f'left out {own} files that are named like heat maps (*_exposure*.png)', file=sys.stderr)
+        print(f'left out {own} files that are heat maps or legends already (*_exposure*.png)', file=sys.stderr)
     failures = [printable(why) for why in reasons if why is not None]
     print(f'{len(done)} of {len(jobs)} pictures done', file=sys.stderr)
     if failures:
@@ -502,9 +530,7 @@ def main(argv=None) -> int:
             rows[other::world], reasons[other::world] = part_rows, part_reasons
     try:
         if any(row is not None for row in rows):
-            legend = io.BytesIO()
-            heatmap.legend(table, args.range).save(legend, 'PNG')
-            atomic_write((args.out or folder) / '_exposure_legend.png', legend.getvalue())
+            atomic_write((args.out or folder) / LEGEND, heatmap.encode_legend(table, args.range))
         write_tables(args, jobs, rows, reasons, settings)
     except OSError as error:
         report(jobs, rows, reasons, own)

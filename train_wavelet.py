@@ -136,6 +136,12 @@ def get_args(argv=None):
     for name in ('train_csv', 'val_csv'):
         if len(getattr(args, name)) > len(args.data):
             p.error(f'--{name.replace("_", "-")} is given more often than --data')
+        for data, csv in zip(args.data, getattr(args, name)):
+            if own := [d for d in args.data if d.resolve() in csv.resolve().parents and data.resolve() not in csv.resolve().parents]:
+                p.error(f'{csv} lies in --data {own[0]}, but would be paired with --data {data}: the n-th --{name.replace("_", "-")} belongs '
+                        'to the n-th --data')
+    if len(args.data) > max(len(args.train_csv), len(args.val_csv), 1):
+        p.error(f'--data {args.data[-1]} has no CSV: the n-th --train-csv and the n-th --val-csv belong to the n-th --data')
     if not (args.out or args.score_head):
         p.error('--out is needed')
     if args.score_head and not (args.init and args.train_csv):
@@ -336,6 +342,8 @@ def train(args):
         state = load_training_state(last) if last.exists() else None
     elif args.resume:
         state = load_training_state(args.resume)
+    elif last.exists():
+        raise TrainingError(f'{last} is of an earlier run: --resume auto goes on with it, a new run needs another --out')
 
     network = make_model(args).to(device, memory_format=torch.channels_last).train()
     decay = [p for p in network.parameters() if p.dim() > 1]
@@ -348,8 +356,12 @@ def train(args):
     step, best, since_best = 0, math.inf, 0
     if state:
         try:
+            if (before := state['arguments']['optimizer']) != args.optimizer:
+                raise ValueError(f'one with --optimizer {before}')
             network.load_state_dict(state['model'])
             optimizer.load_state_dict(state['optimizer'])
+            for group, weight_decay in zip(optimizer.param_groups, (args.weight_decay, 0.0)):  # the state brings that run's along
+                group['weight_decay'] = weight_decay
             scaler.load_state_dict(state['scaler'])
             if ema:
                 if state['ema'] is None:
@@ -386,9 +398,11 @@ def train(args):
         if main:
             save_training_state(last, dict(model=network.state_dict(), optimizer=optimizer.state_dict(), scaler=scaler.state_dict(),
                                            ema=ema.state_dict() if ema else None, step=step, best=best, since_best=since_best,
+                                           losses=losses, norms=norms,  # of the epoch so far, for log.csv
                                            config=network.config.to_dict(), arguments={k: str(v) for k, v in vars(args).items()}))
 
-    began, mark, losses, norms, seen, skipped = time.time(), time.time(), [], [], 0, 0
+    losses, norms = (list(state.get(k, [])) if state else [] for k in ('losses', 'norms'))
+    began, mark, seen, skipped = time.time(), time.time(), 0, 0
     for error in parts[0].skipped if main and args.photos else []:
         skipped += 1
         tqdm.write(f'skipped: {error}', file=sys.stderr)

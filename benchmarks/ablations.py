@@ -97,9 +97,9 @@ def to_markdown(rows):
         mean = {k: float(np.mean([r[k] for r in runs])) for k in runs[0] if k in ('mae', 'ssim') or k.endswith('_mae')}
         difference, verdict = '', ''
         if full and name != 'full':
-            d = mean['mae'] - float(np.mean(full))
+            d = round(mean['mae'], 4) - round(float(np.mean(full)), 4)  # of the figures shown, so that the verdict fits them
             difference = f'{d:+.4f}'
-            verdict = 'within the seeds' if abs(d) <= spread else 'worse' if d > 0 else 'better'
+            verdict = 'within the seeds' if abs(d) <= spread + 1e-9 else 'worse' if d > 0 else 'better'
         lines.append([name, compared, str(len(runs)), f'{mean["mae"]:.4f}', difference, verdict, f'{mean["ssim"]:.3f}',
                       *(f'{mean[f"{s}_mae"]:.4f}' for s in sets), paper_mae, paper_ssim])
     first = rows[0]

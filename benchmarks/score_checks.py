@@ -154,6 +154,8 @@ def main(argv=None):
     args = p.parse_args(argv)
     if len(args.data) != len(args.csv):
         p.error(f'--data is given {len(args.data)} times and --csv {len(args.csv)} times')
+    if args.out and not args.out.parent.is_dir():
+        p.error(f'--out {args.out}: {args.out.parent} is not a folder')
     table = []
     try:
         predictor = Predictor(args.checkpoint, args.device, score_head=args.score_head)

@@ -57,12 +57,16 @@ def main(argv=None):
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     try:
+        if not args.out.parent.is_dir():
+            raise ValueError(f'--out {args.out}: {args.out.parent} is not a folder')
         predictors = {size: Predictor(args.checkpoint, device='cpu', size=size) for size in args.sizes}
         sets = {data.resolve().name: IEA40K(data, csv, SIDE) for data, csv in zip(args.data, args.csv)}
-    except ValueError as error:
+        if len(sets) < len(args.csv):
+            raise ValueError(f'{len(args.csv)} sets in folders with {len(sets)} names, accepted: a name for each')
+        found = {name: measure(dataset, predictors, args.limit) for name, dataset in sets.items()}
+    except (ValueError, OSError) as error:
         print(f'working_size.py: {error}', file=sys.stderr)
         return 2
-    found = {name: measure(dataset, predictors, args.limit) for name, dataset in sets.items()}
     rows = []
     for size in args.sizes:
         row = {'size': size, **{f'mae_{name}': f'{result[size][0]:.4f}' for name, (result, _) in found.items()}}

@@ -28,8 +28,8 @@ from tqdm import tqdm
 
 from cli import Parser
 
-from .brackets import UnalignedError, judge, read_bracket, reference_picture
-from .iea40k import DatasetError, split_by_scene
+from .brackets import judge, read_bracket, reference_picture
+from .iea40k import DatasetError, read_table, split_by_scene
 from .images import ImageError, read_image, resize_rgb, to_tensor
 from .panorama import random_view, read_hdr, render
 from .photographs import list_images
@@ -133,15 +133,40 @@ def write_scene(out, scene, reference, frames, size, own=None, judged=False, lea
     return rows, shares
 
 
+def part_names(args):
+    """Names of the split files that this call writes."""
+    return ('train', 'val', 'test') if args.split else (args.name,)
+
+
+def check_owners(args, scenes):
+    """Refuse scene names that a split file of another call owns: their pictures and labels would be written over.
+
+    Raises:
+        DatasetError: such a scene, or a CSV file in ``args.out`` that cannot be read.
+    """
+    wanted = {f'{scene}.png': scene for scene in scenes}
+    for path in sorted(args.out.glob('[!.]*.csv')):
+        if path.stem in part_names(args):
+            continue
+        with open(path, newline='', encoding='utf-8-sig', errors='replace') as f:
+            try:
+                reader = csv.DictReader(f)
+                if not {'img_id', 'ref_id'} <= set(reader.fieldnames or ()):  # no split file, e.g. train_frames.csv
+                    continue
+                taken = [r['ref_id'] for r in reader if r['ref_id'] in wanted]
+            except csv.Error as e:
+                raise DatasetError(f'{path}: not a readable CSV file ({e})') from e
+        if taken:
+            raise DatasetError(f'{path}: holds a scene {wanted[taken[0]]} already, which would be overwritten: '
+                               'choose another --out, rename the source, or remove that file if its set is not needed')
+
+
 def build(args, scenes, make):
     """Write all scenes: ``make(item)`` -> the rows of its CSV. Two threads: decoding and PNG release the interpreter."""
     with ThreadPoolExecutor(args.workers) as pool:
         results = tqdm(pool.map(make, scenes), total=len(scenes), disable=not sys.stderr.isatty(), unit='scene')
         rows = [row for scene_rows in results for row in scene_rows]
-    names = ('train', 'val', 'test')
-    parts = {args.name: rows}
-    if args.split:
-        parts = dict(zip(names, split_by_scene(rows, args.split, args.seed)))
+    parts = dict(zip(part_names(args), split_by_scene(rows, args.split, args.seed) if args.split else (rows,)))
     for name, part in parts.items():
         path = args.out / f'{name}.csv'
         write_csv(path, ('img_id', 'ref_id', 'score'), part)
@@ -152,7 +177,7 @@ def write_csv(path, columns, rows):
     """All or nothing: under a temporary name first."""
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        with open(temporary, 'w', newline='') as f:
+        with open(temporary, 'w', newline='', encoding='utf-8') as f:
             writer = csv.DictWriter(f, columns)
             writer.writeheader()
             writer.writerows(rows)
@@ -181,22 +206,19 @@ def unique_names(files, root):
 def simulate(args):
     files = list_images(args.photos)[:args.limit]
     names = unique_names(files, args.photos)
+    check_owners(args, names.values())
     build(args, files, lambda f: write_scene(args.out, names[f], *simulate_photograph(f, args.seed, args.variant), args.size)[0])
 
 
 def listed_references(path):
     """Scene -> file name of its reference frame, out of a CSV with the columns file, scene and is_reference (docs/lists/stacks.csv)."""
-    try:
-        with open(path, newline='') as f:
-            return {r['scene']: Path(r['file']).name for r in csv.DictReader(f) if r['is_reference'] == '1'}
-    except KeyError as e:
-        raise DatasetError(f'{path}: no column {e}') from e
+    return {r['scene']: Path(r['file']).name for r in read_table(path, ('file', 'scene', 'is_reference')) if r['is_reference'] == '1'}
 
 
 def stacks(args):
     if not args.stacks.is_dir():
         raise DatasetError(f'{args.stacks}: no such folder')
-    folders = sorted(f for f in args.stacks.iterdir() if f.is_dir())[:args.limit]
+    folders = sorted(f for f in args.stacks.iterdir() if f.is_dir() and not f.name.startswith('.'))[:args.limit]
     if not folders:
         raise DatasetError(f'{args.stacks}: holds no folders, expected one a scene')
     listed = None
@@ -206,6 +228,7 @@ def stacks(args):
         listed = listed_references(args.list)
         if missing := [f.name for f in folders if f.name not in listed]:
             raise DatasetError(f'{args.list}: names no reference for {missing[0]}' + f' and {len(missing) - 1} more' * (missing[1:] != []))
+    check_owners(args, [f.name for f in folders])
     if not args.no_masks:
         (args.out / 'label' / 'validity').mkdir(parents=True, exist_ok=True)
     report = []
@@ -213,7 +236,7 @@ def stacks(args):
     def make(folder):
         try:
             bracket = read_bracket(folder, listed and listed[folder.name])
-        except UnalignedError as e:
+        except (DatasetError, ImageError) as e:  # no pictures, of several sizes, not readable, not of one scene: go on without it
             report.append({'scene': folder.name, 'reason': str(e)})
             return []
         reference, own = reference_picture(bracket, args.reference, listed and listed[folder.name])
@@ -251,16 +274,13 @@ def hdri(args):
         raise DatasetError(f'{args.hdri}: no such folder')
     files = sorted(args.hdri.glob('*.hdr'))
     if args.list:
-        try:
-            with open(args.list, newline='') as f:
-                wanted = {r['file'] for r in csv.DictReader(f) if r['split'] == args.part}
-        except KeyError as e:
-            raise DatasetError(f'{args.list}: no column {e}') from e
+        wanted = {r['file'] for r in read_table(args.list, ('file', 'split')) if r['split'] == args.part}
         files = [f for f in files if f.name in wanted]
     if not files:
         raise DatasetError(f'{args.hdri}: holds no panoramas (.hdr)')
-    build(args, [(f, v) for f in files[:args.limit] for v in range(args.views)],
-          lambda item: write_scene(args.out, f'{item[0].stem}-{item[1]:03d}', *simulate_view(*item, args.seed), args.size)[0])
+    names = {(f, v): f'{f.stem}-{v:03d}' for f in files[:args.limit] for v in range(args.views)}
+    check_owners(args, names.values())
+    build(args, list(names), lambda item: write_scene(args.out, names[item], *simulate_view(*item, args.seed), args.size)[0])
 
 
 def count(text):
@@ -293,11 +313,11 @@ def parser():
     c.add_argument('--views', type=count, default=10, help='views of each panorama')
     c.set_defaults(run=hdri)
     for s in (a, b, c):
-        s.add_argument('--out', type=Path, required=True)
+        s.add_argument('--out', type=Path, required=True, help='root of the set; it may hold other splits, with other scene names')
         s.add_argument('--name', default='all', help='name of the CSV (default: all)')
         s.add_argument('--split', type=float, nargs=3, metavar='SHARE',
                        help='write train.csv, val.csv and test.csv by scene with these shares instead')
-        s.add_argument('--size', type=count, default=256)
+        s.add_argument('--size', type=count, default=256, help='side of what is written; training and evaluation here take 256 (default: 256)')
         s.add_argument('--seed', type=int, default=0)
         s.add_argument('--limit', type=count, help='only the first N scenes')
         s.add_argument('--workers', type=count, default=2)

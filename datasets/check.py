@@ -8,7 +8,6 @@ finite or beyond +-255, scores outside 0..10, rows that stand twice, scenes in t
 masks that do not fit or are empty. A summary with histograms, of the valid pixels, follows. Exit code 0: clean; 1: faults; 2: the set cannot
 be read at all, or the sheet cannot be written.
 """
-import argparse
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
+
+from cli import Parser
 
 from .iea40k import LABEL_DTYPES, DatasetError, exposure_of, read_array, read_csv
 from .images import ImageError, read_image
@@ -177,7 +178,7 @@ def contact_sheet(root, rows, count=12, cell=160):
 
 
 def main(argv=None):
-    p = argparse.ArgumentParser(prog='python -m datasets.check', description='Verify a set in the IEA40K layout.')
+    p = Parser(prog='python -m datasets.check', description='Verify a set in the IEA40K layout.')
     p.add_argument('data', type=Path, help='folder with IEA_img and label')
     p.add_argument('csv', type=Path, nargs='+', help='its split files, all that must not share scenes')
     p.add_argument('--size', type=int, nargs=2, default=(256, 256), metavar=('H', 'W'))
@@ -185,6 +186,8 @@ def main(argv=None):
     p.add_argument('--workers', type=int, default=2)
     p.add_argument('--most', type=int, default=50, help='faults to print')
     args = p.parse_args(argv)
+    if args.workers < 1:
+        p.error(f'argument --workers: {args.workers}: accepted are numbers >= 1')
     try:
         if not args.data.is_dir():
             raise DatasetError(f'{args.data}: no such folder')

@@ -9,7 +9,6 @@ Every file is checked against its git blob id. Pictures are turned upright, brou
 filter below half size, else Lanczos), and stored as JPEG: quality 85, brackets 95 without colour subsampling. HDR files are copied.
 """
 import argparse
-import csv
 import hashlib
 import shutil
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from .iea40k import DatasetError
+from .iea40k import DatasetError, read_table
 from .images import ImageError, read_image
 
 LONG_SIDE = 512
@@ -42,6 +41,9 @@ def collect(rows, clones, out):
     """Store every listed picture below ``out``; returns the list of what failed, one line each."""
     failed = []
     for row in tqdm(rows, unit='picture', disable=not sys.stderr.isatty()):
+        if row['repository'].count('/') != 1:
+            failed.append(f'{row["file"]}: its repository is {row["repository"]!r}, expected owner/name')
+            continue
         source = clones / row['repository'].split('/')[1] / row['path']
         target = out / row['file']
         try:
@@ -70,11 +72,11 @@ def main(argv=None):
     p.add_argument('--split', choices=('train', 'val', 'test'), help='only this split')
     args = p.parse_args(argv)
     try:
-        with open(args.list, newline='') as f:
-            rows = [r for r in csv.DictReader(f) if not args.split or r['split'] == args.split]
-    except OSError as e:
-        print(f'{p.prog}: {args.list}: {e.strerror}', file=sys.stderr)
+        rows = read_table(args.list, ('file', 'repository', 'path', *(['split'] if args.split else [])))
+    except DatasetError as e:
+        print(f'{p.prog}: {e}', file=sys.stderr)
         return 2
+    rows = [r for r in rows if not args.split or r['split'] == args.split]
     failed = collect(rows, args.clones, args.out)
     print(f'{len(rows) - len(failed)} of {len(rows)} files stored in {args.out}')
     for line in failed:

@@ -28,24 +28,32 @@ class DatasetError(ValueError):
     """A set that cannot be used; the message is one line that names the file and the reason."""
 
 
+def read_table(path, columns):
+    """Rows of a CSV file that has at least ``columns``, as dicts; a cell that its line lacks is empty.
+
+    Raises:
+        DatasetError: when the file is missing, cannot be read as UTF-8 text with commas, or has not all the columns.
+    """
+    try:
+        with open(path, newline='', encoding='utf-8-sig') as f:
+            reader = csv.DictReader(f, restval='')
+            missing = [c for c in columns if c not in (reader.fieldnames or ())]
+            if missing:
+                raise DatasetError(f'{path}: no column {", ".join(missing)}; the header must have {",".join(columns)}')
+            return list(reader)
+    except FileNotFoundError as e:
+        raise DatasetError(f'{path}: no such file') from e
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
+        raise DatasetError(f'{path}: not a readable CSV file ({e})') from e
+
+
 def read_csv(path):
     """Rows of a split file as dicts with img_id, ref_id and score (float).
 
     Raises:
         DatasetError: when the file is missing or empty, a column is missing or a score is not a number.
     """
-    path = Path(path)
-    try:
-        with open(path, newline='', encoding='utf-8-sig') as f:
-            reader = csv.DictReader(f)
-            missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
-            if missing:
-                raise DatasetError(f'{path}: no column {", ".join(missing)}; the header must be {",".join(COLUMNS)}')
-            rows = list(reader)
-    except FileNotFoundError as e:
-        raise DatasetError(f'{path}: no such file') from e
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise DatasetError(f'{path}: not a readable CSV file ({e})') from e
+    rows = read_table(path, COLUMNS)
     if not rows:
         raise DatasetError(f'{path}: has no rows')
     for n, row in enumerate(rows, 2):
@@ -53,7 +61,7 @@ def read_csv(path):
             raise DatasetError(f'{path}: line {n} has an empty img_id or ref_id')
         try:
             row['score'] = float(row['score'])
-        except (TypeError, ValueError) as e:
+        except ValueError as e:
             raise DatasetError(f"{path}: line {n}: score {row['score']!r} is not a number") from e
     return rows
 

@@ -1,4 +1,5 @@
 """Well-exposed photographs as a training set: the trainer exposes them anew at every step (datasets/simulation.py), no files needed."""
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,40 @@ from .iea40k import DatasetError, read_csv
 from .images import IMAGE_EXTENSIONS, ImageError, read_image, resize_rgb
 from .transforms import augment
 
-OUTPUTS = ('_exposure.png', '_exposure_overlay.png', '_exposure_legend.png')  # what make_heatmap.py writes beside pictures
+LEGEND = '_exposure_legend.png'
+OUTPUTS = ('_exposure.png', '_exposure_overlay.png', LEGEND)  # how names of what make_heatmap.py writes beside pictures end
+TEXT_KEY = 'exposure'  # the PNG text entry that all of it carries
+
+
+def read_text(path) -> str | None:
+    """The text that exposure.heatmap stored in a PNG; None: no such file, not one of ours, or cut short."""
+    try:
+        with Path(path).open('rb') as file:
+            if file.read(8) != b'\x89PNG\r\n\x1a\n':
+                return None
+            text = None
+            while len(header := file.read(8)) == 8 and header[4:] != b'IDAT':
+                data = file.read(int.from_bytes(header[:4], 'big') + 4)[:-4]
+                if header[4:] == b'tEXt' and data.startswith(TEXT_KEY.encode() + b'\0'):
+                    text = data[len(TEXT_KEY) + 1 :].decode('latin-1')
+            file.seek(-8, 2)
+            return text if file.read(4) == b'IEND' else None
+    except OSError:
+        return None
+
+
+def is_output(path) -> bool:
+    """Whether make_heatmap.py wrote this file: named so, and with our text in it, for a photograph may be called long_exposure.png."""
+    name = os.path.basename(path)
+    if name == LEGEND:  # by name alone: earlier versions wrote no text into it
+        return True
+    return name.endswith(OUTPUTS) and os.path.isfile(path) and read_text(path) is not None  # a pipe is not opened
 
 
 def list_images(folder):
     """All pictures below a folder, sorted; or, for the CSV of a set in the IEA40K layout that lies in its folder, the references of its rows.
 
-    Hidden files and folders ('._a.png', '.thumbnails/') and names of our own heat maps (:data:`OUTPUTS`) are left out.
+    Hidden files and folders ('._a.png', '.thumbnails/') and our own heat maps (:func:`is_output`) are left out.
 
     Raises:
         DatasetError: when the folder is missing or holds none, or the CSV cannot be used.
@@ -25,8 +53,8 @@ def list_images(folder):
         return [folder.parent / 'label' / 'global_best' / r for r in sorted({row['ref_id'] for row in read_csv(folder)})]
     if not folder.is_dir():
         raise DatasetError(f'{folder}: no such folder')
-    files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in IMAGE_EXTENSIONS and not p.name.endswith(OUTPUTS)
-                   and not any(part.startswith('.') for part in p.relative_to(folder).parts) and p.is_file())
+    files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in IMAGE_EXTENSIONS and p.is_file()
+                   and not any(part.startswith('.') for part in p.relative_to(folder).parts) and not is_output(p))
     if not files:
         raise DatasetError(f'{folder}: holds no pictures')
     return files

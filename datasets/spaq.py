@@ -32,13 +32,16 @@ def read_annotations(root, attribute='Brightness'):
         attribute: one of ``ATTRIBUTES``. People rated brightness, which is the nearest to exposure and what the paper can have meant.
 
     Raises:
-        DatasetError: no such file, a missing column or picture name, a score that is not on 0..100.
+        DatasetError: no such file, one that cannot be read, a missing column or picture name, a score that is not on 0..100.
     """
     sheet, book = Path(root) / f'{SHEET}.csv', Path(root) / f'{SHEET}.xlsx'
     if sheet.is_file():
         path = sheet
-        with open(path, newline='', encoding='utf-8-sig') as f:
-            lines = list(csv.reader(f))
+        try:
+            with open(path, newline='', encoding='utf-8-sig') as f:
+                lines = list(csv.reader(f))
+        except (UnicodeDecodeError, csv.Error) as e:
+            raise DatasetError(f'{path}: not a readable CSV file ({e}); save the sheet as CSV in UTF-8') from e
     elif book.is_file():
         path, lines = book, _workbook(book)
     else:

@@ -12,7 +12,6 @@ neither too dark nor too bright on the whole. Its gradient goes through the pict
 the network's own derivative does not promise. And clipped pixels are taken for a stop brighter than they can show, or a
 picture without its highlights would look too dark (on validation photographs from +2 EV: 26 to 31 of 50 within half a stop).
 """
-import argparse
 import csv
 import sys
 from pathlib import Path
@@ -21,11 +20,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cli import Parser
 from datasets.images import read_image, resize_rgb, to_tensor
 from datasets.photographs import list_images
 from datasets.simulation import CameraCurve, SimulationConfig, expose, quantise, random_curve, uniform
 from exposure.loss import ExposureLoss
-from exposure.predictor import DEFAULT_CHECKPOINT
+from exposure.predictor import DEFAULT_CHECKPOINT, MIN_SIDE
 
 
 def descend(light, curve, loss, steps, lr, of_mean=False, limit=4.0):
@@ -49,7 +49,7 @@ def descend(light, curve, loss, steps, lr, of_mean=False, limit=4.0):
 
 
 def main(argv=None):
-    p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    p = Parser(description=__doc__.split('\n')[0])
     p.add_argument('--photos', type=Path, required=True, help='folder of well-exposed photographs')
     p.add_argument('--count', type=int, default=50, help='so many of them, evenly chosen')
     p.add_argument('--checkpoint', type=Path, default=DEFAULT_CHECKPOINT)
@@ -63,15 +63,24 @@ def main(argv=None):
     p.add_argument('--batch-size', type=int, default=10)
     p.add_argument('--csv', type=Path, help='write a row a photograph here')
     args = p.parse_args(argv)
+    for name in ('count', 'steps', 'batch_size'):
+        if getattr(args, name) < 1:
+            p.error(f'argument --{name.replace("_", "-")}: {getattr(args, name)}: accepted are numbers >= 1')
+    if args.side < MIN_SIDE:
+        p.error(f'argument --side: {args.side}: accepted are numbers >= {MIN_SIDE}')
+    if args.csv and not args.csv.parent.is_dir():
+        p.error(f'argument --csv: {args.csv.parent}: no such folder')
+    if args.csv and args.csv.is_dir():
+        p.error(f'argument --csv: {args.csv}: is a folder')
     try:
         files = list_images(args.photos)
+        count = min(args.count, len(files))
+        files = [files[i * len(files) // count] for i in range(count)]
+        references = torch.stack([to_tensor(resize_rgb(read_image(f), args.side)) for f in files])
         # |residual - 1| = 1 - residual: the loss itself is never signed.
         loss = ExposureLoss(args.checkpoint, 'none', target=1.0 if args.objective == 'mean' else 0.0, through=args.through)
     except ValueError as error:
         p.error(str(error))
-    count = min(args.count, len(files))
-    files = [files[i * len(files) // count] for i in range(count)]
-    references = torch.stack([to_tensor(resize_rgb(read_image(f), args.side)) for f in files])
     generator, config = torch.Generator().manual_seed(0), SimulationConfig.protocol()
     curves = random_curve(count, config, generator)
     headroom = uniform(count, config.headroom, generator)

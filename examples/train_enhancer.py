@@ -13,7 +13,6 @@ smoothness), of which the exposure term is replaced by ours where weight > 0; --
 (.6 there; .45, the mean of well-exposed photographs, is the fairer opponent and the default). PSNR and SSIM are over RGB against the
 references, on test pictures exposed by a fixed seed; a row a training, and the mean over seeds at the end.
 """
-import argparse
 import csv
 import sys
 import time
@@ -27,11 +26,12 @@ from tqdm import trange
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cli import Parser
 from datasets.images import read_image, resize_rgb, to_tensor
 from datasets.photographs import list_images
 from datasets.simulation import SimulationConfig, simulate
 from exposure.loss import ExposureLoss
-from exposure.predictor import DEFAULT_CHECKPOINT
+from exposure.predictor import DEFAULT_CHECKPOINT, MIN_SIDE
 
 CURVES = 8
 
@@ -126,7 +126,7 @@ def evaluate(model, pictures, args):
 
 
 def main(argv=None):
-    p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    p = Parser(description=__doc__.split('\n')[0])
     p.add_argument('--photos', type=Path, required=True, help='folder of well-exposed photographs to train on')
     p.add_argument('--test', type=Path, required=True, help='folder of others to test on')
     p.add_argument('--checkpoint', type=Path, default=DEFAULT_CHECKPOINT, help='weights of the loss')
@@ -138,13 +138,24 @@ def main(argv=None):
     p.add_argument('--steps', type=int, default=600)
     p.add_argument('--batch-size', type=int, default=8)
     p.add_argument('--side', type=int, default=128, help='pictures are brought to squares of this side')
-    p.add_argument('--limit', type=int, default=0, help='only so many pictures of each folder')
+    p.add_argument('--limit', type=int, default=0, help='only so many pictures of each folder; 0: all')
     p.add_argument('--lr', type=float, default=2e-3)
     p.add_argument('--ev', type=float, nargs=2, default=(-3.0, 2.0), help='range of exposures')
     p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     p.add_argument('--csv', type=Path, help='write the rows here')
     args = p.parse_args(argv)
     args.ev = tuple(args.ev)
+    for name in ('steps', 'batch_size'):
+        if getattr(args, name) < 1:
+            p.error(f'argument --{name.replace("_", "-")}: {getattr(args, name)}: accepted are numbers >= 1')
+    if args.limit < 0:
+        p.error(f'argument --limit: {args.limit}: accepted are numbers >= 0')
+    if args.side < MIN_SIDE:
+        p.error(f'argument --side: {args.side}: accepted are numbers >= {MIN_SIDE}')
+    if args.csv and not args.csv.parent.is_dir():
+        p.error(f'argument --csv: {args.csv.parent}: no such folder')
+    if args.csv and args.csv.is_dir():
+        p.error(f'argument --csv: {args.csv}: is a folder')
     try:
         pictures, tests = load(args.photos, args.side, args.limit), load(args.test, args.side, args.limit)
         loss = ExposureLoss(args.checkpoint, through=args.through).to(args.device)

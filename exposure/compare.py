@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from cli import Parser
 from datasets.images import IMAGE_EXTENSIONS
-from datasets.photographs import OUTPUTS
+from datasets.photographs import is_output
 from models.checkpoint import atomic_write
 
 from .predictor import DEFAULT_CHECKPOINT, Predictor
@@ -69,7 +69,7 @@ class Method:
 
 
 def find_methods(folders: list[str], common: bool = False) -> tuple[list[Method], list[str]]:
-    """The methods, originals first, and the names of the pictures, sorted. Hidden files and heat maps are left out.
+    """The methods, originals first, and the names of the pictures, sorted. Hidden files and our heat maps are left out.
 
     Args:
         folders: paths, or NAME=PATH.
@@ -87,9 +87,9 @@ def find_methods(folders: list[str], common: bool = False) -> tuple[list[Method]
         pictures = {}
         for file in sorted(folder.rglob('*')):
             below = file.relative_to(folder)
-            if any(part.startswith('.') for part in below.parts) or file.name.endswith(OUTPUTS):
+            if any(part.startswith('.') for part in below.parts):
                 continue
-            if file.suffix.lower() in IMAGE_EXTENSIONS and file.is_file():
+            if file.suffix.lower() in IMAGE_EXTENSIONS and file.is_file() and not is_output(file):
                 key = below.with_suffix('').as_posix()
                 if key in pictures:
                     raise ValueError(f'{file}: shares its name with {pictures[key]}')

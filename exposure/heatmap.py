@@ -11,16 +11,17 @@ bytes of an RGB picture, and no figure library.
 """
 
 import io
+import json
 from functools import lru_cache
-from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+from datasets.photographs import TEXT_KEY
+
 DEFAULT_RANGE = 0.5
 ZERO = 128  # the index of residual 0; 1 is the under-exposed end of the scale and 255 the over-exposed one
-TEXT_KEY = 'exposure'  # the PNG text entry that says how a heat map was made
 
 
 def check_range(limit: float | str) -> float | str:
@@ -89,23 +90,6 @@ def encode_png(index: np.ndarray, table: np.ndarray, text: str | None = None) ->
     picture = Image.fromarray(index)
     picture.putpalette(table.tobytes())
     return _png_bytes(picture, text)
-
-
-def read_text(path: Path) -> str | None:
-    """The text that `encode_png` stored in a heat map; None: no such file, not one of ours, or cut short."""
-    try:
-        with path.open('rb') as file:
-            if file.read(8) != b'\x89PNG\r\n\x1a\n':
-                return None
-            text = None
-            while len(header := file.read(8)) == 8 and header[4:] != b'IDAT':
-                data = file.read(int.from_bytes(header[:4], 'big') + 4)[:-4]
-                if header[4:] == b'tEXt' and data.startswith(TEXT_KEY.encode() + b'\0'):
-                    text = data[len(TEXT_KEY) + 1 :].decode('latin-1')
-            file.seek(-8, 2)
-            return text if file.read(4) == b'IEND' else None
-    except OSError:
-        return None
 
 
 def overlay(grey: np.ndarray, index: np.ndarray, table: np.ndarray, opacity: float) -> np.ndarray:
@@ -180,3 +164,8 @@ def legend(table: np.ndarray, limit: float | str = DEFAULT_RANGE) -> Image.Image
     for row, line in enumerate(note):
         draw.text((left, height - 56 + 22 * row), line, 'black', small)
     return picture
+
+
+def encode_legend(table: np.ndarray, limit: float | str = DEFAULT_RANGE) -> bytes:
+    """A PNG of `legend`, with a text by which it is known for one of ours."""
+    return _png_bytes(legend(table, limit), json.dumps({'legend': limit}))

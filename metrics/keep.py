@@ -2,6 +2,7 @@
 import hashlib
 import io
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -54,13 +55,16 @@ class Keep:
         return self.folder / f'{self.name.replace("/", "-")}_{method.name.replace("/", "-")}_{digest}.npz'
 
     def read(self, method):
-        """(numbers (N, len(MAP_NUMBERS)), failures) in the order of img_id, or None."""
+        """(numbers (N, len(MAP_NUMBERS)), failures) in the order of img_id, or None: not there, or cut short."""
         path = self.path(method)
         if path is None or not path.exists():
             return None
-        with np.load(path, allow_pickle=False) as stored:
-            failures = [(method.name, img_id, reason) for img_id, reason in json.loads(str(stored['failures']))]
-            return stored['numbers'], failures
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                failures = [(method.name, img_id, reason) for img_id, reason in json.loads(str(stored['failures']))]
+                return stored['numbers'], failures
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
 
     def write(self, method, measured):
         """Keep a method's part of a :class:`metrics.evaluate.Measured` that is whole.

@@ -7,6 +7,7 @@ Fine-tuning on other data gains there and loses elsewhere; the average of the we
 pictures unlike either's (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022). Weights that were trained apart from each other
 from the start have no meaningful average.
 """
+import math
 import sys
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def average(paths, weights=None):
         ValueError: weights that do not fit.
     """
     weights = [1.0] * len(paths) if weights is None else weights
-    if len(weights) != len(paths) or not paths or min(weights) <= 0:
+    if len(weights) != len(paths) or not paths or not all(0 < w < math.inf for w in weights):
         raise ValueError(f'weights are {weights} for {len(paths)} files, accepted: a positive number for each')
     models = [load_model(path) for path in paths]
     first = models[0]

@@ -55,6 +55,9 @@ class PIEANetConfig:
         for name in ('structure_widths', 'kernels'):
             value = getattr(self, name)  # JSON gives lists, a command line one number
             object.__setattr__(self, name, (value,) if isinstance(value, int) else tuple(value))
+        for name in ('width', 'depth', 'context', 'token_width', 'heads', 'grid', 'structure_grid'):
+            if getattr(self, name) < (least := 0 if name in ('depth', 'context') else 1):
+                raise ValueError(f'{name} is {getattr(self, name)}, accepted: {least} or more')
         if self.levels < 1 or 2 ** self.levels > MIN_SIZE // 2:
             raise ValueError(f'levels is {self.levels}, accepted: 1 to 4')
         if len(self.structure_widths) != self.levels:

@@ -1,5 +1,6 @@
 import csv
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from PIL import Image
 from datasets.build import main, simulate_photograph, unique_names, write_csv
 from datasets.iea40k import IEA40K, DatasetError, read_csv
 
-SAMPLES = Path(__file__).resolve().parent.parent / 'img_to_pred'
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLES = ROOT / 'img_to_pred'
 
 
 @pytest.fixture
@@ -150,6 +152,63 @@ def test_misaligned_frames_are_dropped_and_named(tmp_path, scene, photographs, c
     assert len(names(out)) == 5
 
 
+def test_scenes_that_cannot_be_used_are_dropped_and_named(tmp_path, scene, photographs, capsys):
+    for name in ('.thumbnails', 'empty', 'mixed', 'damaged'):
+        (scene.parent / name).mkdir()
+    for n, name in enumerate(('well_exposed', 'portrait')):
+        Image.open(photographs / f'{name}.jpg').resize((100 + n, 80)).save(scene.parent / 'mixed' / f'{n}.jpg')
+    (scene.parent / 'damaged/a.jpg').write_text('text')
+    out = tmp_path / 'set'
+    command = ['stacks', '--stacks', str(scene.parent), '--out', str(out), '--no-masks']
+    assert main(command) == 0 and len(names(out)) == 5
+    said = capsys.readouterr().out
+    for words in (('empty', 'holds no pictures'), ('mixed', 'differ in size'), ('damaged', 'a.jpg')):
+        assert any(all(w in line for w in ('dropped, the whole scene', *words)) for line in said.splitlines()), words
+    assert 'of 4 scenes' in said and '.thumbnails' not in said
+    assert [r['scene'] for r in csv.DictReader(open(out / 'all_frames.csv', newline=''))] == ['damaged', 'empty', 'mixed'] + ['scene'] * 5
+    for picture in scene.iterdir():
+        picture.unlink()
+    assert main(command) == 2 and 'no scene is left' in capsys.readouterr().err
+
+
+def test_another_splits_scenes_are_not_written_over(tmp_path, photographs, capsys):
+    out, other = tmp_path / 'set', tmp_path / 'other'
+    other.mkdir()
+    Image.open(photographs / 'portrait.jpg').rotate(180).save(other / 'portrait.jpg')
+    command = ['simulate', '--out', str(out), '--photos']
+    assert main([*command, str(photographs), '--name', 'train']) == 0
+    (out / 'train_frames.csv').write_text('scene,frame\nportrait,F00\n')  # no split file
+    before = digest(out)
+    capsys.readouterr()
+    assert main([*command, str(other), '--name', 'val']) == 2
+    error = capsys.readouterr().err
+    assert error.count('\n') == 1 and 'train.csv: holds a scene portrait already' in error and digest(out) == before
+    assert main([*command, str(photographs), '--name', 'train']) == 0 and digest(out) == before  # again, over its own
+    (other / 'portrait.jpg').rename(other / 'another.jpg')
+    assert main([*command, str(other), '--name', 'val']) == 0
+    both = ['simulate', '--photos', str(photographs), '--out', str(tmp_path / 'parts'), '--split', '.5', '0', '.5', '--seed']
+    assert main([*both, '0']) == 0 and main([*both, '3']) == 0  # the parts of one call own their scenes together
+
+
+def test_another_splits_brackets_are_not_written_over(tmp_path, scene, capsys):
+    out = tmp_path / 'set'
+    command = ['stacks', '--stacks', str(scene.parent), '--out', str(out), '--name']
+    assert main([*command, 'train', '--no-masks']) == 0 and main([*command, 'val']) == 2
+    assert 'train.csv: holds a scene scene already' in capsys.readouterr().err and not (out / 'label/validity').exists()
+    (out / 'train.csv').unlink()  # train_frames.csv owns nothing
+    assert main([*command, 'val']) == 0
+
+
+def test_lists_that_are_no_text_end_in_one_line(tmp_path, scene, capsys):
+    listed = tmp_path / 'list.csv'
+    listed.write_bytes(b'\x89PNG\r\n\x1a\n\xff\x00\xfe')
+    (tmp_path / 'hdri').mkdir()
+    for command in (['stacks', '--stacks', str(scene.parent), '--reference', 'frame'], ['hdri', '--hdri', str(tmp_path / 'hdri')]):
+        assert main([*command, '--list', str(listed), '--out', str(tmp_path / 'out')]) == 2
+        error = capsys.readouterr().err
+        assert 'list.csv: not a readable CSV file' in error and error.count('\n') == 1
+
+
 @pytest.mark.parametrize('make, word', [(lambda p: None, 'no such folder'), (lambda p: p.mkdir(), 'no pictures'),
                                         (lambda p: (p.mkdir(), (p / 'a.jpg').write_text('text')), 'a.jpg')])
 def test_faults_end_in_one_line(tmp_path, capsys, make, word):
@@ -200,3 +259,29 @@ def test_a_csv_is_whole_or_not_there(tmp_path):
     with pytest.raises(OSError):
         write_csv(tmp_path / 'x.csv', ['a'], rows())
     assert [(f.name, f.read_text()) for f in tmp_path.iterdir()] == [('x.csv', 'before')]
+
+
+def test_the_data_page_shows_the_result_files():
+    """The two tables about the simulation: every number as in its CSV, without the leading 0."""
+    def table(name):
+        with open(ROOT / 'benchmarks/results' / name, newline='') as f:
+            return list(csv.DictReader(f))
+
+    def shown(number):
+        return number.replace('0.', '.', 1)
+    r2 = {(r['trained on'], r['tested on']): f'{shown(r["max, min, levels"])} ({shown(r["percentiles"])})' for r in table('simulation_giveaway.csv')}
+    kinds = list(dict.fromkeys(source for source, _ in r2))
+    expected = [[k, r2[k, k], *((r2[k, 'real'], r2['real', k]) if k != 'real' else ('', ''))] for k in kinds]
+    columns = ('mean', 'spread', 'spread within a picture', 'share |r| > .2', 'share black', 'share white', 'pictures with under and over',
+               'distance to real', 'giveaway R^2 within', 'giveaway R^2 to real')
+    for r in table('simulation_statistics.csv'):
+        kind, _, change = r['kind'].partition(', ')
+        numbers = ['' if kind == 'real' and 'real' in c else shown(r[c]) for c in columns]
+        numbers[0] = numbers[0] if numbers[0].startswith('-') else f'+{numbers[0]}'
+        expected.append([f'{kind}, `{change}`' if change else kind, *numbers])
+    section = (ROOT / 'docs/data.md').read_text(encoding='utf-8').split('## Does the simulation look real?')[1]
+    lines = [[cell.strip() for cell in line.strip('|').split('|')] for line in re.findall(r'^\|.*\|$', section, re.M)]
+    assert [line for line in lines if line[0] and not line[0].startswith('---') and line[0] != 'trained on'] == expected
+    text = ' '.join(line for line in section.splitlines() if not line.startswith('|'))
+    in_tables = {cell for line in expected for cell in line}
+    assert set(re.findall(r'\.\d{4}', text)) <= in_tables  # and those in the sentences

@@ -80,6 +80,13 @@ def test_validity_masks(clean, capsys):
         assert any(all(w in line for w in words) for line in out.splitlines()), words
 
 
+def test_workers(clean, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([str(clean), str(clean / 'all.csv'), '--workers', '0'])
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and '--workers: 0' in error and error.count('\n') == 1
+
+
 def test_no_set_at_all(tmp_path, capsys):
     assert main([str(tmp_path / 'no'), 'x.csv']) == 2
     assert 'no such folder' in capsys.readouterr().err

@@ -137,5 +137,6 @@ def test_average_of_weights(tmp_path, saved, capsys):
     save_model(PIEANet(replace(SMALL, tones=3)), tmp_path / 'd.safetensors')
     assert average_main([str(path), str(tmp_path / 'd.safetensors'), '--out', str(tmp_path / 'e.safetensors')]) == 2
     assert 'd.safetensors: not the same network' in capsys.readouterr().err and not (tmp_path / 'e.safetensors').exists()
-    with pytest.raises(ValueError, match='accepted'):
-        average([path], [0.0])
+    for weight in (0.0, float('nan'), float('inf')):
+        with pytest.raises(ValueError, match='accepted'):
+            average([path, path], [1.0, weight])

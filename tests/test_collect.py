@@ -38,6 +38,17 @@ def test_collect(tmp_path, capsys):
     assert sorted(p.name for p in (tmp_path / 'out').rglob('*.jpg')) == ['a.jpg']
 
 
+@pytest.mark.parametrize('content, message', [
+    (b'name,licence\na.jpg,CC0\n', 'no column file, repository, path, split'), (b'', 'no column'), (b'\x89PNG\xff\xfe', 'not a readable CSV file'),
+    (None, 'no such file'), (b'file,split,repository,path\na.jpg,test,pictures,a.png\n', "a.jpg: its repository is 'pictures'")])
+def test_lists_that_cannot_be_used_end_in_one_line(tmp_path, capsys, content, message):
+    if content is not None:
+        (tmp_path / 'list.csv').write_bytes(content)
+    assert main(['--list', str(tmp_path / 'list.csv'), '--clones', str(tmp_path), '--out', str(tmp_path / 'out'), '--split', 'test']) in (1, 2)
+    error = capsys.readouterr().err.strip()
+    assert message in error and '\n' not in error and not (tmp_path / 'out').exists()
+
+
 @pytest.mark.parametrize('name, count', [('photos', 1436), ('stacks', 771), ('hdri', 30)])
 def test_lists_are_complete(name, count):
     with open(ROOT / 'docs/lists' / f'{name}.csv', newline='') as f:

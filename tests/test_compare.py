@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from datasets.photographs import OUTPUTS
-from exposure import compare
+from exposure import compare, heatmap
 from exposure.compare import FIGURES, find_methods, main, summarise
 from models.p_ieanet import luma
 
@@ -137,8 +137,15 @@ def test_heat_maps_and_hidden_files_are_no_pictures(folders):
     for name in (*(f'p0{end}' for end in OUTPUTS), '.p9.png', '.cache/p9.png'):
         path = folders / 'right' / 'sub & <b>' / name
         path.parent.mkdir(exist_ok=True)
-        Image.new('RGB', (64, 48)).save(path)
+        path.write_bytes(heatmap.encode_png(np.zeros((48, 64), np.uint8), heatmap.color_table(), '{}'))
     assert find_methods([str(folders / 'before'), str(folders / 'right')]) == expected
+
+
+def test_photographs_named_like_heat_maps_are_pictures(folders):
+    for method in ('before', 'right'):
+        Image.new('RGB', (64, 48)).save(folders / method / 'long_exposure.png')
+    methods, names = find_methods([str(folders / 'before'), str(folders / 'right')])
+    assert 'long_exposure' in names and all('long_exposure' in method.pictures for method in methods)
 
 
 def values_of(errors):

@@ -274,6 +274,9 @@ def test_what_is_missing_or_wrong_ends_in_one_line(tmp_path, tiny, capsys):
     one_line(capsys, 'test.csv')
     assert run(*good, '--size', 16) == 2
     one_line(capsys, '--size 16')
+    with pytest.raises(SystemExit):
+        run(*good, '--acc-threshold', 'nan')
+    one_line(capsys, '--acc-threshold: nan')
     assert run(*good, '--csv', tiny / 'test.csv') == 2
     one_line(capsys, 'a second set with the name')
     assert run(*good, '--maps', tiny, '--baseline', 'none', '--checkpoint', tiny / 'test.csv') == 2
@@ -474,6 +477,10 @@ def test_kept_numbers_give_the_same_report(tmp_path, tiny, monkeypatch):
     monkeypatch.setitem(eval_benchmark.UNTRAINED, 'gamma', lambda x: x[:, :1] * 0 + 0.1)  # other code of the same name
     report_of(tmp_path, data, *keep)
     assert measured.pop() == ['theirs', 'gamma']
+    cut, = (tmp_path / 'keep').glob('*_zero_*.npz')
+    cut.write_bytes(cut.read_bytes()[:100])
+    report_of(tmp_path, data, *keep)
+    assert measured.pop() == ['theirs', 'zero']
     label = data / 'label/exposure_condition/s1_P2.npy'  # another label
     np.save(label, np.load(label) + 1)
     report_of(tmp_path, data, *keep)

@@ -1,4 +1,5 @@
 """The examples and the snippets of docs/scores.md run, from another working directory."""
+import importlib
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from PIL import Image
 
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / 'examples'))
 
 
 def run(arguments, cwd):
@@ -29,6 +31,23 @@ def test_two_makers(tmp_path, weights):
     text = run([ROOT / 'examples/two_makers.py', '--checkpoint', weights], tmp_path)
     points = {name: int(score) for name, score in re.findall(r'^(maker_\w): (\d+)', text, re.M)}
     assert points.keys() == {'maker_a', 'maker_b'} and points['maker_b'] <= points['maker_a']
+
+
+@pytest.mark.parametrize('program, options, message', [
+    ('descend_exposure', ['--count', '0'], '--count: 0'), ('descend_exposure', ['--side', '16'], '--side: 16'),
+    ('descend_exposure', ['--csv', 'none/out.csv'], 'none: no such folder'), ('descend_exposure', ['--csv', '.'], 'is a folder'),
+    ('train_enhancer', ['--steps', '0'], '--steps: 0'), ('train_enhancer', ['--side', '16'], '--side: 16'),
+    ('train_enhancer', ['--csv', 'none/out.csv'], 'none: no such folder'), ('train_enhancer', ['--limit', '-1'], '--limit: -1'),
+    ('descend_exposure', [], 'bad.png'), ('train_enhancer', [], 'bad.png')])
+def test_faults_end_in_one_line(tmp_path, weights, photos, capsys, monkeypatch, program, options, message):
+    monkeypatch.chdir(tmp_path)
+    if not options:
+        (photos / 'bad.png').write_text('text')
+    test = ['--test', str(photos)] if program == 'train_enhancer' else []
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(program).main(['--photos', str(photos), '--checkpoint', str(weights), *test, *options])
+    said = capsys.readouterr()
+    assert end.value.code == 2 and message in said.err and said.err.count('\n') == 1 and not said.out
 
 
 @pytest.mark.slow

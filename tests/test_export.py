@@ -80,6 +80,7 @@ def test_export_program_survives_its_file(tmp_path, capsys):
     (['--checkpoint', 'none.safetensors'], 'none.safetensors: no such file'),
     (['--checkpoint', 'none/a.safetensors'], 'a.safetensors: no such file'),
     (['--opset', '17'], '18 or newer'),
+    (['--opset', '99'], 'opset is 99, accepted: 18 to'),
     (['--checkpoint', 'residual.safetensors', '--maps'], 'no gain and offset'),
     (['--checkpoint', 'residual.safetensors', '--format', 'torch', '--out', 'none/a.pt2'], 'none is not a folder'),
     (['--checkpoint', 'residual.safetensors', '--out', 'none/a.onnx'], 'none is not a folder'),

@@ -1,10 +1,12 @@
 """Colours: white is ideal, red over, blue under, on one scale for all pictures; the file says the same."""
 import io
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.photographs import is_output, read_text
 from exposure import heatmap
 
 
@@ -90,7 +92,7 @@ def test_png_has_the_exact_size_and_text(tmp_path):
         with Image.open(tmp_path / 'a.png') as picture:
             assert picture.mode == 'P' and picture.size == shape[::-1]
             assert (np.asarray(picture) == index).all()
-        assert heatmap.read_text(tmp_path / 'a.png') == '{"a": 1}'
+        assert read_text(tmp_path / 'a.png') == '{"a": 1}'
 
 
 def test_text_of_other_files(tmp_path):
@@ -101,7 +103,25 @@ def test_text_of_other_files(tmp_path):
     (tmp_path / 'empty.png').write_bytes(b'')
     (tmp_path / 'text.png').write_text('no picture')
     for name in ('plain', 'cut', 'short', 'empty', 'text', 'missing'):
-        assert heatmap.read_text(tmp_path / f'{name}.png') is None
+        assert read_text(tmp_path / f'{name}.png') is None
+
+
+def test_outputs_are_known_by_name_and_content(tmp_path):
+    pixels, table = np.zeros((5, 5), np.uint8), heatmap.color_table()
+    for name, data in (('a_exposure.png', heatmap.encode_png(pixels, table, '{}')),
+                       ('a_exposure_overlay.png', heatmap.encode_overlay(np.zeros((5, 5, 3), np.uint8), '{}')),
+                       ('old_exposure_legend.png', heatmap.encode_legend(table, 'auto')), ('_exposure_legend.png', b'an earlier version')):
+        (tmp_path / name).write_bytes(data)
+        assert is_output(tmp_path / name) and is_output(str(tmp_path / name))
+    (tmp_path / 'other.png').write_bytes(heatmap.encode_png(pixels, table, '{}'))
+    (tmp_path / 'folder_exposure.png').mkdir()
+    for name in ('long_exposure.png', 'long_exposure_overlay.png', 'long_exposure_legend.png'):
+        Image.new('RGB', (8, 8)).save(tmp_path / name)
+        assert not is_output(tmp_path / name)
+    if hasattr(os, 'mkfifo'):
+        os.mkfifo(tmp_path / 'pipe_exposure.png')
+    for name in ('other.png', 'folder_exposure.png', 'pipe_exposure.png', 'missing_exposure.png'):
+        assert not is_output(tmp_path / name)
 
 
 def test_overlay_keeps_what_is_ideal_and_covers_what_is_not():

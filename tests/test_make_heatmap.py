@@ -129,6 +129,36 @@ def test_own_outputs_are_never_read(tmp_path, weights, capsys):
     assert tree(tmp_path) == before
 
 
+def test_photographs_named_like_heat_maps_are_read(tmp_path, weights, capsys):
+    names = ['long_exposure.png', 'under_exposure_overlay.png']
+    for seed, name in enumerate(names):
+        save(tmp_path / name, photo(seed=seed))
+    assert call(weights, tmp_path / names[0]) == 0  # named
+    assert '1 of 1 pictures done' in capsys.readouterr().err and (tmp_path / 'long_exposure_exposure.png').exists()
+    for left_out in (2, 3):  # in a folder, beside what earlier runs made of them
+        assert call(weights, tmp_path) == 0
+        error = capsys.readouterr().err
+        assert '2 of 2 pictures done' in error and f'left out {left_out} files' in error
+    save(tmp_path / 'old' / '_exposure_legend.png')  # of an earlier version, without a text
+    save(tmp_path / 'old' / 'a.png')
+    assert call(weights, tmp_path / 'old') == 0
+    assert '1 of 1 pictures done' in capsys.readouterr().err
+
+
+def test_no_heat_map_is_written_over_a_photograph(tmp_path, weights):
+    names = ['long.jpg', 'long_exposure.png', 'other.jpg', 'Other_exposure_overlay.png']
+    for seed, name in enumerate(names):
+        save(tmp_path / name, photo(seed=seed))
+    before = tree(tmp_path)
+    for _ in range(2):
+        assert call(weights, tmp_path, '--overlay', 0.5) == 0
+        after = tree(tmp_path)
+        assert {name: after[name] for name in names} == before
+        for stem in ('long.jpg', 'long_exposure', 'other.jpg', 'Other_exposure_overlay'):
+            assert f'{stem}_exposure.png' in after and f'{stem}_exposure_overlay.png' in after
+        assert len(after) == 4 + 8 + 1
+
+
 def test_out_keeps_the_tree_and_leaves_the_input_alone(tmp_path, weights):
     for name in ('x/a.png', 'y/a.png', 'y/z/a.png', 'y/.hidden/h.png', 'y/.h.png'):
         save(tmp_path / 'in' / name)
@@ -245,6 +275,61 @@ def test_skip_existing(tmp_path, weights, monkeypatch):
     read.clear()
     assert call(weights, *arguments) == 0
     assert len(read) == 4 and tree(tmp_path / 'out') == complete
+
+
+def test_skip_existing_knows_the_picture(tmp_path, weights, monkeypatch):
+    """What is there counts for the picture that it was made from only: not for another of its name, nor a later one."""
+    a, b = (save(tmp_path / folder / 'IMG_0001.bmp', photo(seed=seed)) for seed, folder in enumerate('ab'))
+    assert a.stat().st_size == b.stat().st_size
+    read = []
+
+    def spy(path, *rest):
+        read.append(str(path))
+        return read_image(path, *rest)
+
+    def scores(folder, *options):
+        read.clear()
+        flags = ['--out', tmp_path / 'out', '--csv', tmp_path / 's.csv', *options]
+        assert call(weights, folder, *flags) == 0
+        [row] = csv.DictReader((tmp_path / 's.csv').open())
+        return float(row['mean_residual'])
+
+    monkeypatch.setattr(make_heatmap, 'read_image', spy)
+    flags = ['--overlay', 0.5, '--save-npy', '--skip-existing']
+    first = scores(a.parent, *flags)
+    fresh = tree(tmp_path / 'out')
+    assert scores(b.parent, *flags) != first and read == [str(b)]
+    assert scores(a.parent, *flags) == first and read == [str(a)] and tree(tmp_path / 'out') == fresh
+    scores(b.parent)  # the heat map alone: the overlay and the residual are still those of the other picture
+    scores(b.parent, '--save-npy', '--skip-existing')
+    assert read == [str(b)]
+    scores(b.parent, *flags)
+    assert read == [str(b)]
+    scores(b.parent, *flags)
+    assert read == []
+
+    shutil.copy2(b, a)  # replaced under its own name, by a copy with the same time: the same picture as b
+    scores(a.parent, *flags)
+    assert read == []
+    save(a, photo(seed=7))
+    os.utime(a, ns=(0, b.stat().st_mtime_ns + 1))  # as large as before, but later
+    scores(a.parent, *flags)
+    assert read == [str(a)]
+    other = save(a.with_suffix('.png'))
+    a.unlink()
+    scores(other.parent, *flags)  # the same stem, another file
+    assert read == [str(other)]
+    for path in (tmp_path / 'out').glob('*.png'):
+        assert str(tmp_path).encode() not in path.read_bytes()  # maps may be passed on
+
+
+def test_skip_existing_needs_the_picture(tmp_path, weights, monkeypatch, capsys):
+    picture = save(tmp_path / 'a.png')
+    assert call(weights, picture) == 0
+    picture.unlink()
+    monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(str(picture).encode())))
+    assert call(weights, '-', '--skip-existing') == 1
+    assert 'a.png: no such file' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('workers, batch_size', [(1, 1), (3, 1), (3, 4)])

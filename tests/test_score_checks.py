@@ -91,6 +91,8 @@ def test_working_size_command(tmp_path, weights, exposed, capsys):
     assert [row['size'] for row in rows] == ['32', '64'] and rows[0]['pictures'] == '9' and rows[0]['mae_mean'] == rows[0]['mae_set']
     assert working_size.main([*exposed[:3], str(tmp_path / 'none.csv'), *given]) == 2
     assert 'none.csv: no such file' in capsys.readouterr().err
+    assert working_size.main([*exposed, *exposed, *given]) == 2
+    assert '2 sets in folders with 1 names' in capsys.readouterr().err
 
 
 @pytest.fixture

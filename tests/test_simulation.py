@@ -1,8 +1,11 @@
 import pytest
 import torch
+from PIL import Image
 
+from datasets.photographs import list_images
 from datasets.simulation import (CameraCurve, SimulationConfig, expose, exposure_field, jpeg_artifacts, quantise, random_curve, scene_light,
                                  simulate)
+from exposure import heatmap
 
 
 def generator(seed=0):
@@ -109,3 +112,11 @@ def test_gpu_equals_cpu_up_to_dither():
     b, ev_b = simulate(x.cuda(), generator(14), config)
     assert (a - b.cpu()).abs().mean() < 2 / 255 or not torch.equal(ev_a, ev_b.cpu())  # the GPU draws its own dither
     assert torch.equal(b, simulate(x.cuda(), generator(14), config)[0])
+
+
+def test_photographs_named_like_heat_maps_are_listed(tmp_path):
+    table, map_ = heatmap.color_table(), torch.zeros(8, 8, dtype=torch.uint8).numpy()
+    for name in ('a.png', 'long_exposure.png', '_exposure_legend.png'):
+        Image.new('RGB', (8, 8)).save(tmp_path / name)
+    (tmp_path / 'a_exposure.png').write_bytes(heatmap.encode_png(map_, table, '{}'))
+    assert [path.name for path in list_images(tmp_path)] == ['a.png', 'long_exposure.png']

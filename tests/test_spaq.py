@@ -124,6 +124,7 @@ def test_a_head_is_tuned_on_it(spaq, tmp_path, capsys):
     (lambda root: write(root, [['00001.jpg', 1, 'bright', 1, 1, 1, 1]]), 'line 2'),
     (lambda root: write(root, [['00001.jpg', 1, 300, 1, 1, 1, 1]]), 'from 0 to 100'),
     (lambda root: write(root, []), 'has no rows'),
+    (lambda root: (root / f'{SHEET}.csv').write_bytes('Image name,Brightness\ncaf\xe9.jpg,50\n'.encode('cp1252')), 'save the sheet as CSV in UTF-8'),
     (lambda root: (root / 'TestImage/00007.jpg').unlink(), '1 pictures are missing, the first is 00007.jpg')])
 def test_what_is_wrong_ends_in_one_line(spaq, tmp_path, capsys, spoil, message):
     spoil(spaq)

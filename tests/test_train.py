@@ -13,6 +13,7 @@ from PIL import Image
 import train_wavelet
 from datasets.photographs import Photographs, list_images
 from datasets.sampler import StepSampler
+from exposure import heatmap
 from models import load_model
 from models.checkpoint import load_training_state
 from models.p_ieanet import luma
@@ -89,12 +90,12 @@ def test_resume_is_bit_for_bit(tmp_path, pairs, schedule):
 
 def test_photographs_are_simulated_on_the_fly(tmp_path, pairs):
     out = tmp_path / 'out'
-    common = ['--photos', ROOT / 'img_to_pred', *pairs, '--out', out, '--batch-size', 4, *TINY]
-    assert run(*common, '--epochs', 1) == 0
+    common = ['--photos', ROOT / 'img_to_pred', *pairs, '--batch-size', 4, *TINY]
+    assert run(*common, '--out', out, '--epochs', 1) == 0
     assert len(log_of(out)) == 1
-    assert run(*common, '--epochs', 1, '--mix', 2, 2) == 0
+    assert run(*common, '--out', tmp_path / 'mixed', '--epochs', 1, '--mix', 2, 2) == 0
     with pytest.raises(SystemExit):
-        run(*common, '--mix', 3, 2)
+        run(*common, '--out', out, '--mix', 3, 2)
 
 
 @pytest.mark.parametrize('flags', [['--amp', 'bf16'], ['--loss', 'l2', '--level-weight', 1, '--ema', 0], ['--accumulate', 2], ['--ssim-weight', 0.1], ['--cache'],
@@ -177,15 +178,17 @@ def test_bad_photographs_are_skipped_only_when_asked(tmp_path, pairs, capsys):
     assert [f.name for f in Photographs([folder], 32, skip_bad=True).files] == ['a.png', 'c.png']
     for name in 'ac':
         (folder / f'{name}.png').write_text('no picture')
-    assert 'none of 3 photographs could be read' in fault(capsys, *common, '--skip-bad')
+    assert 'none of 3 photographs could be read' in fault(capsys, *common, '--out', tmp_path / 'p', '--skip-bad')
     assert 'does not go with --cache' in refusal(capsys, *pairs, '--out', 'o', '--skip-bad', '--cache')
 
 
 def test_what_is_no_photograph_is_left_out(tmp_path):
     for name in ('a.png', 'sub/b.png', '._a.png', '.thumbnails/a.png', 'a_exposure.png', 'a_exposure_overlay.png', '_exposure_legend.png'):
         (tmp_path / '.photos' / name).parent.mkdir(parents=True, exist_ok=True)  # that the folder itself is hidden is its owner's choice
-        (tmp_path / '.photos' / name).write_bytes(b'')
-    assert [p.name for p in list_images(tmp_path / '.photos')] == ['a.png', 'b.png']
+        own = heatmap.encode_png(np.zeros((2, 2), np.uint8), heatmap.color_table(), '{}')
+        (tmp_path / '.photos' / name).write_bytes(own if 'exposure' in name else b'')
+    (tmp_path / '.photos/long_exposure.png').write_bytes(b'')  # a name like a heat map's, and none
+    assert [p.name for p in list_images(tmp_path / '.photos')] == ['a.png', 'long_exposure.png', 'b.png']
 
 
 def test_validation_sets_have_names_of_their_own(tmp_path, pairs, capsys):
@@ -233,12 +236,41 @@ def test_what_cannot_be_run_is_named(tmp_path, pairs, capsys):
     common = [*pairs, '--out', tmp_path / 'o', '--epochs', 1, '--batch-size', 8, *TINY]
     assert 'foo' in fault(capsys, *common, '--device', 'foo')
     assert 'cuda:99' in fault(capsys, *common, '--device', 'cuda:99')
-    for setting, words in (('heads=3', 'heads'), ('width=-8', "'width': -8"), ('depth=1.5', "'depth': 1.5"), ('widht=8', 'widht')):
+    for setting, words in (('heads=3', 'heads'), ('width=-8', 'width is -8'), ('heads=0', 'heads is 0'), ('grid=0', 'grid is 0'), ('depth=1.5', "'depth': 1.5"), ('widht=8', 'widht')):
         assert words in fault(capsys, *common, '--config', setting)
     assert run(*common, '--ema', 0) == 0
     assert 'another run (one with --ema 0)' in fault(capsys, *common, '--ema', 0.9, '--resume', 'auto')
     torch.save([1, 2], tmp_path / 'list.pt')
     assert 'another run' in fault(capsys, *common, '--resume', tmp_path / 'list.pt')
+    assert 'another run (one with --optimizer adamw)' in fault(capsys, *common, '--ema', 0, '--optimizer', 'sgd', '--resume', 'auto')
+    before = (tmp_path / 'o/last.pt').read_bytes()
+    assert 'last.pt is of an earlier run: --resume auto goes on with it' in fault(capsys, *common)
+    assert (tmp_path / 'o/last.pt').read_bytes() == before
+
+
+def test_stopped_within_an_epoch_the_log_is_the_same(tmp_path, pairs):
+    common = [*pairs, '--batch-size', 2, '--epochs', 1, *TINY]  # four steps an epoch
+    assert run(*common, '--out', tmp_path / 'whole') == 0
+    for _ in range(4):
+        assert run(*common, '--out', tmp_path / 'parts', '--max-minutes', 1e-9, '--resume', 'auto') == 0  # a step at a time
+    assert log_of(tmp_path / 'parts') == log_of(tmp_path / 'whole') and len(log_of(tmp_path / 'whole')) == 1
+
+
+def test_weight_decay_is_that_of_the_flags_after_a_resume(tmp_path, pairs):
+    common = [*pairs, '--out', tmp_path / 'o', '--batch-size', 4, *TINY]
+    assert run(*common, '--epochs', 1) == 0
+    assert run(*common, '--epochs', 2, '--weight-decay', 0.5, '--resume', 'auto') == 0
+    groups = load_training_state(tmp_path / 'o/last.pt')['optimizer']['param_groups']
+    assert [g['weight_decay'] for g in groups] == [0.5, 0.0]
+
+
+def test_a_csv_is_not_paired_with_another_folder(capsys):
+    common = ['--out', 'y', '--data', 'a', '--data', 'b']
+    assert '--data b has no CSV' in refusal(capsys, *common, '--train-csv', 'a/t.csv', '--val-csv', 'v.csv')
+    assert 'b/v.csv lies in --data b, but would be paired with --data a' in refusal(
+        capsys, *common, '--train-csv', 'a/t.csv', '--train-csv', 'b/t.csv', '--val-csv', 'b/v.csv')
+    args = train_wavelet.get_args([*common, '--train-csv', 'a/t.csv', '--train-csv', 'b/t.csv', '--val-csv', 'a/v.csv', '--val-csv', 'b/v.csv'])
+    assert len(args.data) == 2
 
 
 def test_init_brings_its_network(tmp_path, weights, capsys):
