@@ -1,5 +1,6 @@
 """What all command lines share."""
 import argparse
+from pathlib import Path
 
 
 class Parser(argparse.ArgumentParser):
@@ -7,3 +8,21 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         self.exit(2, f'{self.prog}: {message}\n')
+
+
+def at_least(least):
+    """``type=`` of an argument that is a whole number from ``least`` on."""
+    def whole(text):
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f'{value}: accepted are numbers >= {least}')
+        return value
+    return whole
+
+
+def output_file(text):
+    """``type=`` of a file to write in the end, whose folder must be there: said before the work, not after it."""
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f'{path}: is a folder' if path.is_dir() else f'{path.parent}: no such folder')
+    return path

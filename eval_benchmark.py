@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from cli import Parser
+from cli import Parser, at_least
 from datasets.iea40k import IEA40K
 from datasets.spaq import ScoredPictures
 from exposure.predictor import pick_device
@@ -45,12 +45,6 @@ SUFFIXES = {'.md': 'markdown', '.tex': 'latex', '.json': 'json', '.txt': 'table'
 
 
 def arguments(argv):
-    def whole(text):
-        value = int(text)
-        if value < 0:
-            raise argparse.ArgumentTypeError(f'{value}: accepted are numbers >= 0')
-        return value
-
     def threshold(text):
         value = float(text)
         if not 0 <= value < 1:  # also where it is not a number
@@ -68,12 +62,12 @@ def arguments(argv):
                    help=f'{", ".join(UNTRAINED)}; all; none')
     p.add_argument('--out', type=Path, help='write the report here; .csv .md .tex .json give the format')
     p.add_argument('--format', choices=FORMATS, help='of --out, or of what is printed when there is no --out')
-    p.add_argument('--size', type=whole, default=256, help='side that pictures and labels are brought to')
-    p.add_argument('--batch-size', type=whole, default=16)
+    p.add_argument('--size', type=at_least(0), default=256, help='side that pictures and labels are brought to')
+    p.add_argument('--batch-size', type=at_least(0), default=16)
     p.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N')
-    p.add_argument('--workers', type=whole, default=2, help='threads that read pictures and compute figures')
-    p.add_argument('--bootstrap', type=whole, default=1000, help='resamples of the scenes; 0: no intervals')
-    p.add_argument('--seed', type=whole, default=0, help='of the resampling')
+    p.add_argument('--workers', type=at_least(0), default=2, help='threads that read pictures and compute figures')
+    p.add_argument('--bootstrap', type=at_least(0), default=1000, help='resamples of the scenes; 0: no intervals')
+    p.add_argument('--seed', type=at_least(0), default=0, help='of the resampling')
     p.add_argument('--acc-threshold', type=threshold, default=THRESHOLD,
                    help='on the mean residual, of under / fine / over')
     p.add_argument('--keep', type=Path, metavar='DIR',

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cli import output_file
 from datasets.images import read_image, resize_rgb, to_tensor
 from exposure.compare import compare, find_methods
 from exposure.predictor import DEFAULT_CHECKPOINT, Predictor
@@ -85,7 +86,7 @@ def main(argv=None):
     p.add_argument('--checkpoint', type=Path, default=DEFAULT_CHECKPOINT)
     p.add_argument('--device', default='auto')
     p.add_argument('--sheets', type=int, default=24, help='contact sheets of the report')
-    p.add_argument('--csv', type=Path, help='write here who chose the reference frame in which scene')
+    p.add_argument('--csv', type=output_file, help='write here who chose the reference frame in which scene')
     args = p.parse_args(argv)
     try:
         brackets = read_brackets(args.stacks, args.list, args.split)

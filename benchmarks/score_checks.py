@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cli import output_file
 from datasets.iea40k import IEA40K, exposure_of, read_array, read_label
 from datasets.images import read_image
 from exposure.predictor import DEFAULT_CHECKPOINT, Predictor
@@ -150,12 +151,10 @@ def main(argv=None):
     p.add_argument('--scenes', type=int, default=0, metavar='N', help='only N scenes of each set, evenly chosen; 0: all')
     p.add_argument('--thresholds', action='store_true', help='only the agreement of over and under with clipped and crushed pixels')
     p.add_argument('--device', default='auto')
-    p.add_argument('--out', type=Path, help='write the figures here, CSV')
+    p.add_argument('--out', type=output_file, help='write the figures here, CSV')
     args = p.parse_args(argv)
     if len(args.data) != len(args.csv):
         p.error(f'--data is given {len(args.data)} times and --csv {len(args.csv)} times')
-    if args.out and not args.out.parent.is_dir():
-        p.error(f'--out {args.out}: {args.out.parent} is not a folder')
     table = []
     try:
         predictor = Predictor(args.checkpoint, args.device, score_head=args.score_head)

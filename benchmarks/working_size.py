@@ -18,6 +18,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from cli import output_file  # noqa: E402
 from datasets.iea40k import IEA40K  # noqa: E402
 from exposure import Predictor  # noqa: E402
 from metrics.environment import commit, processor  # noqa: E402
@@ -50,15 +51,13 @@ def main(argv=None):
     p.add_argument('--sizes', type=int, nargs='+', default=[96, 128, 160, 192, 224, 256, 320])
     p.add_argument('--limit', type=int, default=120, help='pictures of each set, 0: all')
     p.add_argument('--checkpoint', type=Path)
-    p.add_argument('--out', type=Path, default=ROOT / 'benchmarks/results/working_size.csv')
+    p.add_argument('--out', type=output_file, default=ROOT / 'benchmarks/results/working_size.csv')
     args = p.parse_args(argv)
     if len(args.data) != len(args.csv):
         p.error('--data and --csv go together')
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     try:
-        if not args.out.parent.is_dir():
-            raise ValueError(f'--out {args.out}: {args.out.parent} is not a folder')
         predictors = {size: Predictor(args.checkpoint, device='cpu', size=size) for size in args.sizes}
         sets = {data.resolve().name: IEA40K(data, csv, SIDE) for data, csv in zip(args.data, args.csv)}
         if len(sets) < len(args.csv):

@@ -10,7 +10,6 @@
 Photographs should be well exposed: each is taken as its own ideal. The score that is written is derived from the label,
 10 (1 - mean |residual|); correlations with it say nothing about people. What a seed and a file name give is fixed to the byte.
 """
-import argparse
 import csv
 import io
 import math
@@ -26,14 +25,14 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from cli import Parser
+from cli import Parser, at_least
 
 from .brackets import judge, read_bracket, reference_picture
 from .iea40k import DatasetError, read_table, split_by_scene
 from .images import ImageError, read_image, resize_rgb, to_tensor
 from .panorama import random_view, read_hdr, render
 from .photographs import list_images
-from .simulation import (SimulationConfig, exposure_field, expose, quantise, random_curve, scene_light, uniform)
+from .simulation import (SimulationConfig, exposure_field, quantise, random_curve, scene_light, uniform)
 
 EXPOSURES = (-4, -3, -2, -1, 0, 1, 2, 3, 4)
 LONG_SIDE = 512  # photographs are exposed at this size and only then brought to the label's
@@ -283,13 +282,6 @@ def hdri(args):
     build(args, list(names), lambda item: write_scene(args.out, names[item], *simulate_view(*item, args.seed), args.size)[0])
 
 
-def count(text):
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'{value}: accepted are numbers >= 1')
-    return value
-
-
 def parser():
     p = Parser(prog='python -m datasets.build', description='Make a set in the IEA40K layout.')
     sub = p.add_subparsers(dest='command', required=True)
@@ -310,17 +302,17 @@ def parser():
     c.add_argument('--hdri', type=Path, required=True, help='folder of panoramas')
     c.add_argument('--list', type=Path, help='CSV with the columns file and split (docs/lists/hdri.csv), to take one part only')
     c.add_argument('--part', choices=('train', 'val', 'test'), default='train', help='the part to take with --list')
-    c.add_argument('--views', type=count, default=10, help='views of each panorama')
+    c.add_argument('--views', type=at_least(1), default=10, help='views of each panorama')
     c.set_defaults(run=hdri)
     for s in (a, b, c):
         s.add_argument('--out', type=Path, required=True, help='root of the set; it may hold other splits, with other scene names')
         s.add_argument('--name', default='all', help='name of the CSV (default: all)')
         s.add_argument('--split', type=float, nargs=3, metavar='SHARE',
                        help='write train.csv, val.csv and test.csv by scene with these shares instead')
-        s.add_argument('--size', type=count, default=256, help='side of what is written; training and evaluation here take 256 (default: 256)')
+        s.add_argument('--size', type=at_least(1), default=256, help='side of what is written; training and evaluation here take 256 (default: 256)')
         s.add_argument('--seed', type=int, default=0)
-        s.add_argument('--limit', type=count, help='only the first N scenes')
-        s.add_argument('--workers', type=count, default=2)
+        s.add_argument('--limit', type=at_least(1), help='only the first N scenes')
+        s.add_argument('--workers', type=at_least(1), default=2)
     return p
 
 

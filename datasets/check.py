@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from cli import Parser
+from cli import Parser, at_least
 
 from .iea40k import LABEL_DTYPES, DatasetError, exposure_of, read_array, read_csv
 from .images import ImageError, read_image
@@ -183,11 +183,9 @@ def main(argv=None):
     p.add_argument('csv', type=Path, nargs='+', help='its split files, all that must not share scenes')
     p.add_argument('--size', type=int, nargs=2, default=(256, 256), metavar=('H', 'W'))
     p.add_argument('--sheet', type=Path, help='write a contact sheet (PNG)')
-    p.add_argument('--workers', type=int, default=2)
+    p.add_argument('--workers', type=at_least(1), default=2)
     p.add_argument('--most', type=int, default=50, help='faults to print')
     args = p.parse_args(argv)
-    if args.workers < 1:
-        p.error(f'argument --workers: {args.workers}: accepted are numbers >= 1')
     try:
         if not args.data.is_dir():
             raise DatasetError(f'{args.data}: no such folder')

@@ -20,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cli import Parser
+from cli import Parser, at_least, output_file
 from datasets.images import read_image, resize_rgb, to_tensor
 from datasets.photographs import list_images
 from datasets.simulation import CameraCurve, SimulationConfig, expose, quantise, random_curve, uniform
@@ -51,27 +51,18 @@ def descend(light, curve, loss, steps, lr, of_mean=False, limit=4.0):
 def main(argv=None):
     p = Parser(description=__doc__.split('\n')[0])
     p.add_argument('--photos', type=Path, required=True, help='folder of well-exposed photographs')
-    p.add_argument('--count', type=int, default=50, help='so many of them, evenly chosen')
+    p.add_argument('--count', type=at_least(1), default=50, help='so many of them, evenly chosen')
     p.add_argument('--checkpoint', type=Path, default=DEFAULT_CHECKPOINT)
     p.add_argument('--objective', choices=('mean', 'abs'), default='mean', help='|mean residual| or mean |residual|')
     p.add_argument('--through', choices=('network', 'picture'), default='picture', help='see ExposureLoss')
     p.add_argument('--headroom', type=float, default=1.0, help='stops that clipped pixels are taken to be brighter than they show')
-    p.add_argument('--side', type=int, default=128, help='pictures are brought to squares of this side')
-    p.add_argument('--steps', type=int, default=30)
+    p.add_argument('--side', type=at_least(MIN_SIDE), default=128, help='pictures are brought to squares of this side')
+    p.add_argument('--steps', type=at_least(1), default=30)
     p.add_argument('--lr', type=float, default=0.25, help='in stops')
     p.add_argument('--ev', type=float, nargs='+', default=[-2.0, 2.0])
-    p.add_argument('--batch-size', type=int, default=10)
-    p.add_argument('--csv', type=Path, help='write a row a photograph here')
+    p.add_argument('--batch-size', type=at_least(1), default=10)
+    p.add_argument('--csv', type=output_file, help='write a row a photograph here')
     args = p.parse_args(argv)
-    for name in ('count', 'steps', 'batch_size'):
-        if getattr(args, name) < 1:
-            p.error(f'argument --{name.replace("_", "-")}: {getattr(args, name)}: accepted are numbers >= 1')
-    if args.side < MIN_SIDE:
-        p.error(f'argument --side: {args.side}: accepted are numbers >= {MIN_SIDE}')
-    if args.csv and not args.csv.parent.is_dir():
-        p.error(f'argument --csv: {args.csv.parent}: no such folder')
-    if args.csv and args.csv.is_dir():
-        p.error(f'argument --csv: {args.csv}: is a folder')
     try:
         files = list_images(args.photos)
         count = min(args.count, len(files))

@@ -26,7 +26,7 @@ from tqdm import trange
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cli import Parser
+from cli import Parser, at_least, output_file
 from datasets.images import read_image, resize_rgb, to_tensor
 from datasets.photographs import list_images
 from datasets.simulation import SimulationConfig, simulate
@@ -135,27 +135,16 @@ def main(argv=None):
     p.add_argument('--unpaired', action='store_true', help='train without references')
     p.add_argument('--level', type=float, default=0.45, help="grey that --unpaired asks of every patch where the loss's weight is 0")
     p.add_argument('--through', choices=('network', 'picture'), default='network', help='see ExposureLoss')
-    p.add_argument('--steps', type=int, default=600)
-    p.add_argument('--batch-size', type=int, default=8)
-    p.add_argument('--side', type=int, default=128, help='pictures are brought to squares of this side')
-    p.add_argument('--limit', type=int, default=0, help='only so many pictures of each folder; 0: all')
+    p.add_argument('--steps', type=at_least(1), default=600)
+    p.add_argument('--batch-size', type=at_least(1), default=8)
+    p.add_argument('--side', type=at_least(MIN_SIDE), default=128, help='pictures are brought to squares of this side')
+    p.add_argument('--limit', type=at_least(0), default=0, help='only so many pictures of each folder; 0: all')
     p.add_argument('--lr', type=float, default=2e-3)
     p.add_argument('--ev', type=float, nargs=2, default=(-3.0, 2.0), help='range of exposures')
     p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    p.add_argument('--csv', type=Path, help='write the rows here')
+    p.add_argument('--csv', type=output_file, help='write the rows here')
     args = p.parse_args(argv)
     args.ev = tuple(args.ev)
-    for name in ('steps', 'batch_size'):
-        if getattr(args, name) < 1:
-            p.error(f'argument --{name.replace("_", "-")}: {getattr(args, name)}: accepted are numbers >= 1')
-    if args.limit < 0:
-        p.error(f'argument --limit: {args.limit}: accepted are numbers >= 0')
-    if args.side < MIN_SIDE:
-        p.error(f'argument --side: {args.side}: accepted are numbers >= {MIN_SIDE}')
-    if args.csv and not args.csv.parent.is_dir():
-        p.error(f'argument --csv: {args.csv.parent}: no such folder')
-    if args.csv and args.csv.is_dir():
-        p.error(f'argument --csv: {args.csv}: is a folder')
     try:
         pictures, tests = load(args.photos, args.side, args.limit), load(args.test, args.side, args.limit)
         loss = ExposureLoss(args.checkpoint, through=args.through).to(args.device)

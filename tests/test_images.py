@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageCms, features
 
 from datasets import images
-from datasets.images import ImageError, convert_image, decode_image, grey, read_image, resize_pixels, resize_rgb, to_tensor
+from datasets.images import ImageError, decode_image, grey, read_image, resize_pixels, resize_rgb, to_tensor
 
 HEIGHT, WIDTH = 40, 64
 
