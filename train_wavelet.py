@@ -35,7 +35,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate
 from pytorch_msssim import ssim
 from tqdm import tqdm
 
-from cli import Parser
+from cli import Parser, at_least
 from datasets.cache import CachedIEA40K
 from datasets.iea40k import IEA40K, DatasetError
 from datasets.images import ImageError
@@ -49,7 +49,7 @@ from metrics.training import Log, draw_curves, panel, validate
 from models import CheckpointError, load_model, save_model
 from models.baselines import NETWORKS
 from models.checkpoint import atomic_write, build_model, load_training_state, network_name, save_training_state
-from models.p_ieanet import PIEANet, PIEANetConfig, luma
+from models.p_ieanet import MIN_SIZE, PIEANet, PIEANetConfig, luma
 from models.wavelet import WAVELETS
 
 PRESETS = {
@@ -93,12 +93,12 @@ def get_args(argv=None):
     p.add_argument('--wavelet', choices=WAVELETS, default=PIEANetConfig.wavelet)
     p.add_argument('--config', type=setting, action='append', default=[], metavar='NAME=VALUE',
                    help='any number of the network\'s settings (PIEANetConfig), e.g. width=64 or structure_widths=8,16,32')
-    p.add_argument('--epochs', type=int, help='an epoch passes every photograph (or else every pair) once')
-    p.add_argument('--steps', type=int, help='the length of the run in steps, instead of --epochs')
-    p.add_argument('--batch-size', type=int, help='over all processes')
-    p.add_argument('--accumulate', type=int, default=1, help='micro-batches a step')
-    p.add_argument('--sizes', type=int, nargs='+', help='training resolutions, one drawn for every step')
-    p.add_argument('--late-sizes', type=int, nargs='*', help='the same for the last fifth of the steps; none: as before')
+    p.add_argument('--epochs', type=at_least(1), help='an epoch passes every photograph (or else every pair) once')
+    p.add_argument('--steps', type=at_least(1), help='the length of the run in steps, instead of --epochs')
+    p.add_argument('--batch-size', type=at_least(1), help='over all processes')
+    p.add_argument('--accumulate', type=at_least(1), default=1, help='micro-batches a step')
+    p.add_argument('--sizes', type=at_least(MIN_SIZE), nargs='+', help='training resolutions, one drawn for every step')
+    p.add_argument('--late-sizes', type=at_least(MIN_SIZE), nargs='*', help='the same for the last fifth of the steps; none: as before')
     p.add_argument('--jitter', type=int, choices=(0, 1), help='1: expose half of the pairs anew by about a stop, their label following '
                    '(the draws depend on the number of processes, as those of --photos do)')
     p.add_argument('--lr', type=float)
@@ -112,14 +112,14 @@ def get_args(argv=None):
     p.add_argument('--ssim-weight', type=float, default=0.0, help='weight of 1 - SSIM of the maps shifted to [0, 1]')
     p.add_argument('--ema', type=float, help='decay of the averaged weights, 0: off')
     p.add_argument('--patience', type=int, help='stop after this many validations without a better MAE, 0: never')
-    p.add_argument('--val-every', type=int, default=1, help='epochs between validations')
-    p.add_argument('--val-limit', type=int, default=0, help='validate on this many pictures of each set, evenly spread; 0: all')
-    p.add_argument('--val-size', type=int, default=256)
+    p.add_argument('--val-every', type=at_least(1), default=1, help='epochs between validations')
+    p.add_argument('--val-limit', type=at_least(0), default=0, help='validate on this many pictures of each set, evenly spread; 0: all')
+    p.add_argument('--val-size', type=at_least(MIN_SIZE), default=256)
     p.add_argument('--amp', choices=('off', 'bf16', 'fp16'), default='off')
     p.add_argument('--compile', action='store_true')
     p.add_argument('--device', default='auto')
     p.add_argument('--workers', type=int, default=2)
-    p.add_argument('--threads', type=int, default=0, help='CPU threads of PyTorch, 0: its own choice')
+    p.add_argument('--threads', type=at_least(0), default=0, help='CPU threads of PyTorch, 0: its own choice')
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--cache', action='store_true', help='keep each training split decoded in one file beside its CSV (327 kB a picture)')
     p.add_argument('--skip-bad', action='store_true', help='go on without training pictures that cannot be read; they are named and '
@@ -148,12 +148,6 @@ def get_args(argv=None):
         p.error('--score-head needs --init, --data and --train-csv')
     if not args.photos and not args.train_csv:
         p.error('nothing to train on: give --photos, or --data with --train-csv')
-    least = dict(batch_size=1, epochs=1, steps=1, accumulate=1, val_every=1, val_limit=0, threads=0, val_size=32, sizes=32, late_sizes=32)
-    for name, minimum in least.items():
-        value = getattr(args, name)
-        for v in value if isinstance(value, list) else [value]:
-            if v is not None and v < minimum:
-                p.error(f'--{name.replace("_", "-")}: {v}, accepted: {minimum} or more')
     sources = bool(args.photos) + len(args.train_csv)
     if args.batch_size < sources and not args.score_head:
         p.error(f'--batch-size is {args.batch_size}, but there are {sources} sources, each of which gives a picture to every batch')

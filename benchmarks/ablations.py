@@ -88,7 +88,7 @@ def to_markdown(rows):
     """The table: mean over seeds, and how far each variant is from the full model beside how far the full model's seeds are apart."""
     sets = [k[:-4] for k in rows[0] if k.endswith('_mae')]
     full = [r['mae'] for r in rows if r['variant'] == 'full']
-    spread = max(full, default=0) - min(full, default=0)
+    spread = round(max(full, default=0) - min(full, default=0), 4)  # as shown, so that the verdicts fit the figures
     lines = []
     for name, (compared, _, paper_mae, paper_ssim) in VARIANTS.items():
         runs = [r for r in rows if r['variant'] == name]
@@ -97,9 +97,9 @@ def to_markdown(rows):
         mean = {k: float(np.mean([r[k] for r in runs])) for k in runs[0] if k in ('mae', 'ssim') or k.endswith('_mae')}
         difference, verdict = '', ''
         if full and name != 'full':
-            d = round(mean['mae'], 4) - round(float(np.mean(full)), 4)  # of the figures shown, so that the verdict fits them
+            d = round(mean['mae'] - float(np.mean(full)), 4)
             difference = f'{d:+.4f}'
-            verdict = 'within the seeds' if abs(d) <= spread + 1e-9 else 'worse' if d > 0 else 'better'
+            verdict = 'within the seeds' if abs(d) <= spread else 'worse' if d > 0 else 'better'
         lines.append([name, compared, str(len(runs)), f'{mean["mae"]:.4f}', difference, verdict, f'{mean["ssim"]:.3f}',
                       *(f'{mean[f"{s}_mae"]:.4f}' for s in sets), paper_mae, paper_ssim])
     first = rows[0]

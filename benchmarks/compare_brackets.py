@@ -94,19 +94,20 @@ def main(argv=None):
         lay_out(brackets, args.out)
         methods, names = find_methods([str(args.out / method) for method in METHODS])
         compare(methods, names, predictor, args.out / 'report', args.sheets, weights=args.checkpoint.name)
-        hits, rows = {}, []
+        rows = []
         for scene, (frames, reference) in tqdm(brackets.items(), unit='scene', disable=None):
             for judge, values in distances(frames, predictor).items():
-                for what, candidates in (('of three frames', (0, reference, len(frames) - 1)), ('of all frames', range(len(frames)))):
-                    hits.setdefault((what, judge), []).append(picks(values, candidates, reference))
-                rows.append({'scene': scene, 'frames': len(frames), 'judge': judge, **{what.replace(' ', '_'): int(found[-1]) for (
-                    what, name), found in hits.items() if name == judge}})
+                rows.append({'scene': scene, 'frames': len(frames), 'judge': judge,
+                             'of_three_frames': int(picks(values, (0, reference, len(frames) - 1), reference)),
+                             'of_all_frames': int(picks(values, range(len(frames)), reference))})
     except (ValueError, OSError) as error:
         p.error(' '.join(str(error).split()))
-    for (what, judge), won in sorted(hits.items(), reverse=True):
-        interval = binomtest(sum(won), len(won)).proportion_ci(0.95, 'wilson')
-        print(f'the reference frame is best {what:16} by {judge:14} in {sum(won)} of {len(won)} scenes: {sum(won) / len(won):.3f} '
-              f'({interval.low:.3f} to {interval.high:.3f})')
+    for what in ('of_three_frames', 'of_all_frames'):
+        for judge in ('auto-exposure', 'P-IEANet'):
+            won = [row[what] for row in rows if row['judge'] == judge]
+            interval = binomtest(sum(won), len(won)).proportion_ci(0.95, 'wilson')
+            print(f'the reference frame is best {what.replace("_", " "):16} by {judge:14} in {sum(won)} of {len(won)} scenes: '
+                  f'{sum(won) / len(won):.3f} ({interval.low:.3f} to {interval.high:.3f})')
     if args.csv:
         atomic_write(args.csv, csv_text(rows).encode())
     print(args.out / 'report' / 'index.html', file=sys.stderr)

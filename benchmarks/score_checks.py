@@ -15,7 +15,6 @@ prints for several thresholds how well "over" finds the pixels in which a channe
 "under" those that are crushed (all channels 12 and less; above 30 in the reference), at -3 .. +3 EV: the mean of recall and specificity.
 """
 import argparse
-import csv
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +30,8 @@ from datasets.iea40k import IEA40K, exposure_of, read_array, read_label
 from datasets.images import read_image
 from exposure.predictor import DEFAULT_CHECKPOINT, Predictor
 from metrics import plcc, srcc
+from metrics.report import csv_text
+from models.checkpoint import atomic_write
 
 CHUNK = 64  # pictures in memory at once
 
@@ -185,10 +186,7 @@ def main(argv=None):
     except (ValueError, OSError) as error:
         p.error(' '.join(str(error).split()))
     if args.out and table:
-        with args.out.open('w', newline='', encoding='utf-8') as f:
-            writer = csv.DictWriter(f, table[0], lineterminator='\n')
-            writer.writeheader()
-            writer.writerows(table)
+        atomic_write(args.out, csv_text(table).encode())
 
 
 if __name__ == '__main__':

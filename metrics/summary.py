@@ -179,8 +179,9 @@ def _compare(measured, rows, scene, scenes, weights, seed):
             gaps['psnr' if key == 'mse' else key, row['method']] = mine = np.bincount(scene[both], gap, minlength=scenes)
             if key == 'mae':
                 row['delta_mae'] = float(mine.sum() / count.sum())
+                resampled, counts = _weighted(weights, np.stack((mine, count), 1)).T
                 with np.errstate(invalid='ignore'):
-                    row['delta_mae_lo'], row['delta_mae_hi'] = _interval(np.divide(*_weighted(weights, np.stack((mine, count), 1)).T))
+                    row['delta_mae_lo'], row['delta_mae_hi'] = _interval(resampled / counts)
     p = dict(zip(gaps, sign_flip_p(list(gaps.values()), seed + 1))) if gaps else {}
     for key in ('mae', 'ssim', 'psnr'):
         mine = [r for r in others if (key, r['method']) in p]
