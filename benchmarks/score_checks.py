@@ -45,7 +45,7 @@ def judge(predictor, dataset):
             results = predictor.predict_batch(list(pool.map(read_image, pictures[start:start + CHUNK])))
             for row, result in zip(dataset.rows[start:start + CHUNK], results):
                 label = read_label(dataset.label_path(row), None).numpy()[0]
-                validity = dataset.root / 'label' / 'validity' / dataset.label_path(row).name
+                validity = dataset.validity_path(row)
                 if validity.exists():
                     label = label[read_array(validity, (np.uint8, np.bool_), 'uint8') > 0]
                 rows.append({'img_id': row['img_id'], 'ref_id': row['ref_id'], 'ev': exposure_of(row['img_id']), 'given': row['score'],

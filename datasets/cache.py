@@ -34,9 +34,8 @@ def fingerprint(dataset, side):
     digest = hashlib.sha256(f'{side}'.encode())
     for row in dataset.rows:
         digest.update(f'{row["img_id"]},{row["ref_id"]},{row["score"]}'.encode())
-        label = dataset.label_path(row)
-        validity = dataset.root / 'label' / 'validity' / label.name
-        for path in (dataset.root / 'IEA_img' / row['img_id'], label, validity):
+        validity = dataset.validity_path(row)
+        for path in (dataset.root / 'IEA_img' / row['img_id'], dataset.label_path(row), validity):
             try:
                 status = path.stat()
             except FileNotFoundError as e:

@@ -165,6 +165,9 @@ class IEA40K(Dataset):
     def label_path(self, row):
         return self.root / 'label' / 'exposure_condition' / (Path(row['img_id']).stem + '.npy')
 
+    def validity_path(self, row):
+        return self.root / 'label' / 'validity' / self.label_path(row).name  # need not be there
+
     def __getitem__(self, key):
         index, seed, size = key if isinstance(key, tuple) else (key, None, self.size)
         row = self.rows[index]
@@ -173,7 +176,7 @@ class IEA40K(Dataset):
         # For augmentation at the label's size; else straight from the file to the size asked for, in 8 bit.
         shape = tuple(label.shape[-2:]) if self.augment else (size, size)
         sample = {'image': to_tensor(resize_rgb(picture, shape)), 'residual': label, 'mask': torch.ones_like(label)}
-        validity = self.root / 'label' / 'validity' / self.label_path(row).name
+        validity = self.validity_path(row)
         if validity.exists():
             sample['mask'] = torch.from_numpy(np.array(read_array(validity, (np.uint8, np.bool_), 'uint8'), dtype=np.float32))[None]
         sample = augment(sample, size, seed) if self.augment else resize(sample, size)

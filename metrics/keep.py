@@ -37,8 +37,7 @@ class Keep:
         for row in dataset.rows:
             files = [dataset.root / 'IEA_img' / row['img_id']]
             if getattr(dataset, 'labelled', True):
-                label = dataset.label_path(row)
-                files += [label, dataset.root / 'label' / 'validity' / label.name]
+                files += [dataset.label_path(row), dataset.validity_path(row)]
             stats = [(s.st_size, s.st_mtime_ns) for s in (f.stat() for f in files if f.exists())]
             digest.update(repr((row['img_id'], row['ref_id'], row['score'], stats)).encode())
         self.set_digest = digest.hexdigest() + str(dataset.size)
