@@ -42,6 +42,7 @@ from datasets.images import ImageError
 from datasets.photographs import Photographs
 from datasets.sampler import StepSampler, mixed
 from datasets.simulation import SimulationConfig, quantise, simulate
+from datasets.transforms import MIN_WINDOW
 from exposure.predictor import Predictor, pick_device
 from exposure.score_head import fit_score_head, plain_score, save_score_head, set_statistics
 from metrics import plcc, srcc
@@ -74,6 +75,14 @@ def setting(text):
     return name, numbers if len(numbers) > 1 else numbers[0]
 
 
+def window(text):
+    """A share of a picture's area, above 0 and at most 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f'{value:g}: accepted are numbers above 0, up to 1')
+    return value
+
+
 def get_args(argv=None):
     p = Parser(prog='train_wavelet.py', description='Train P-IEANet.', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument('--data', type=Path, action='append', default=[], help='folder in the IEA40K layout')
@@ -99,6 +108,8 @@ def get_args(argv=None):
     p.add_argument('--accumulate', type=at_least(1), default=1, help='micro-batches a step')
     p.add_argument('--sizes', type=at_least(MIN_SIZE), nargs='+', help='training resolutions, one drawn for every step')
     p.add_argument('--late-sizes', type=at_least(MIN_SIZE), nargs='*', help='the same for the last fifth of the steps; none: as before')
+    p.add_argument('--min-window', type=window, default=MIN_WINDOW, metavar='S',
+                   help='smallest share of a picture that a training window takes; 1: whole pictures, as the network meets them later')
     p.add_argument('--jitter', type=int, choices=(0, 1), help='1: expose half of the pairs anew by about a stop, their label following '
                    '(the draws depend on the number of processes, as those of --photos do)')
     p.add_argument('--lr', type=float)
@@ -209,10 +220,11 @@ def shares_of_batch(args, parts):
 
 
 def training_loader(args, start, stop, rank, world):
-    parts = [Photographs(args.photos, max(320, *args.sizes, *args.late_sizes), args.skip_bad)] if args.photos else []
+    parts = [Photographs(args.photos, max(320, *args.sizes, *args.late_sizes), args.skip_bad, args.min_window)] if args.photos else []
     for data, csv in zip(args.data, args.train_csv):
         cache = csv.with_suffix('.cache')
-        parts.append(CachedIEA40K(data, csv, cache, augment=True) if args.cache else IEA40K(data, csv, augment=True))
+        parts.append(CachedIEA40K(data, csv, cache, augment=True, min_window=args.min_window) if args.cache else
+                     IEA40K(data, csv, augment=True, min_window=args.min_window))
     counts = shares_of_batch(args, parts)
     sampler = StepSampler([len(p) for p in parts], counts, args.sizes, args.seed, start, stop, rank, world, args.late_sizes)
     # Worker processes only pay where the step runs elsewhere; seeds come with the keys, so their number changes nothing.

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from .iea40k import IEA40K, DatasetError
-from .transforms import augment, resize
+from .transforms import MIN_WINDOW, augment, resize
 
 HEADER = 4096  # bytes kept for the fingerprint
 
@@ -66,7 +66,7 @@ class CachedIEA40K(Dataset):
     """IEA40K through a cache file; the samples are the same, 8-bit pictures and int16 labels of ``side`` x ``side``.
 
     Args:
-        root, csv, augment: as for :class:`IEA40K`.
+        root, csv, augment, min_window: as for :class:`IEA40K`.
         path: the cache file; made when it is missing or out of date (temporary name, then renamed).
         side: of the squares that are kept.
 
@@ -74,9 +74,10 @@ class CachedIEA40K(Dataset):
         DatasetError, ImageError: as IEA40K, while the file is made.
     """
 
-    def __init__(self, root, csv, path, augment=False, side=256):
+    def __init__(self, root, csv, path, augment=False, side=256, min_window=MIN_WINDOW):
         source = IEA40K(root, csv, size=side, label_shape=(side, side))
         self.rows, self.root, self.path, self.augment, self.side = source.rows, source.root, Path(path), augment, side
+        self.min_window = min_window
         mark = fingerprint(source, side)
         if not self._is_current(mark):
             with locked(self.path):  # under torchrun one process makes the file
@@ -119,5 +120,5 @@ class CachedIEA40K(Dataset):
         sample = {'image': torch.from_numpy(np.array(item['image'])).permute(2, 0, 1).contiguous().float() / 255,
                   'residual': torch.from_numpy(np.array(item['label'], np.float32))[None] / 255,
                   'mask': torch.from_numpy(np.array(item['valid'], np.float32))[None]}
-        sample = augment(sample, size, seed) if self.augment else resize(sample, size)
+        sample = augment(sample, size, seed, self.min_window) if self.augment else resize(sample, size)
         return {**sample, 'score': row['score'], 'img_id': row['img_id'], 'ref_id': row['ref_id']}

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import Dataset
 
 from .images import read_image, resize_rgb, to_tensor
-from .transforms import augment, resize
+from .transforms import MIN_WINDOW, augment, resize
 
 COLUMNS = ('img_id', 'ref_id', 'score')
 LABEL_DTYPES = (np.int16, np.float16, np.float32, np.float64)  # int16 is the published kind
@@ -140,7 +140,7 @@ class IEA40K(Dataset):
         root: folder with ``IEA_img`` and ``label``.
         csv: split file.
         size: side of the square that pictures (8-bit antialiased bilinear) and labels are brought to.
-        augment: mirror, random window and resize; see :func:`datasets.transforms.random_flip_crop_resize`.
+        augment, min_window: mirror, random window and resize; see :func:`datasets.transforms.random_flip_crop_resize`.
         label_shape: shape that every label must have; None takes any.
 
     ``dataset[i]`` is a dict: image (3, size, size) RGB on [0, 1]; residual (1, size, size); mask (1, size, size), 1 = valid;
@@ -150,8 +150,8 @@ class IEA40K(Dataset):
         DatasetError, ImageError: in one line, naming the file.
     """
 
-    def __init__(self, root, csv, size=256, augment=False, label_shape=(256, 256)):
-        self.root, self.size, self.augment, self.label_shape = Path(root), size, augment, label_shape
+    def __init__(self, root, csv, size=256, augment=False, label_shape=(256, 256), min_window=MIN_WINDOW):
+        self.root, self.size, self.augment, self.label_shape, self.min_window = Path(root), size, augment, label_shape, min_window
         if not self.root.is_dir():
             raise DatasetError(f'{self.root}: no such folder')
         for folder in ('IEA_img', 'label/exposure_condition'):
@@ -179,5 +179,5 @@ class IEA40K(Dataset):
         validity = self.validity_path(row)
         if validity.exists():
             sample['mask'] = torch.from_numpy(np.array(read_array(validity, (np.uint8, np.bool_), 'uint8'), dtype=np.float32))[None]
-        sample = augment(sample, size, seed) if self.augment else resize(sample, size)
+        sample = augment(sample, size, seed, self.min_window) if self.augment else resize(sample, size)
         return {**sample, 'score': row['score'], 'img_id': row['img_id'], 'ref_id': row['ref_id']}

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from .iea40k import DatasetError, read_csv
 from .images import IMAGE_EXTENSIONS, ImageError, read_image, resize_rgb
-from .transforms import augment
+from .transforms import MIN_WINDOW, augment
 
 LEGEND = '_exposure_legend.png'
 OUTPUTS = ('_exposure.png', '_exposure_overlay.png', LEGEND)  # how names of what make_heatmap.py writes beside pictures end
@@ -66,6 +66,7 @@ class Photographs(Dataset):
     Args:
         folders: as :func:`list_images` takes them. side: of the squares.
         skip_bad: go on without pictures that cannot be read; ``skipped`` is the list of their errors.
+        min_window: of the random windows, see :func:`datasets.transforms.random_flip_crop_resize`.
 
     ``dataset[(i, seed, size)]`` is a dict like a sample of IEA40K, but ``image`` is the ideal picture itself, ``residual`` zero and
     ``simulate`` true: the training step exposes it anew, batched, on its own device.
@@ -74,9 +75,9 @@ class Photographs(Dataset):
         DatasetError, ImageError: in one line, naming the file; with ``skip_bad`` only when none can be read.
     """
 
-    def __init__(self, folders, side=320, skip_bad=False):
+    def __init__(self, folders, side=320, skip_bad=False, min_window=MIN_WINDOW):
         found = [path for folder in folders for path in list_images(folder)]
-        self.side, self.files, self.skipped = side, [], []
+        self.side, self.min_window, self.files, self.skipped = side, min_window, [], []
         pictures = np.empty((len(found), side, side, 3), np.uint8)
         for path in found:
             try:
@@ -97,6 +98,6 @@ class Photographs(Dataset):
         index, seed, size = key
         image = torch.from_numpy(self.pictures[index]).permute(2, 0, 1).float() / 255
         zero = torch.zeros(1, self.side, self.side)
-        sample = augment({'image': image, 'residual': zero, 'mask': zero + 1}, size, seed)
+        sample = augment({'image': image, 'residual': zero, 'mask': zero + 1}, size, seed, self.min_window)
         sample['image'] = (sample['image'] * 255).round() / 255
         return {**sample, 'score': 10.0, 'img_id': str(self.files[index]), 'ref_id': str(self.files[index])}

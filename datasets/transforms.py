@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 SPATIAL = ('image', 'residual', 'mask')
+MIN_WINDOW = 0.3  # smallest share of a picture's area that a training window takes
 
 
 def _apply(sample, f):
@@ -47,28 +48,29 @@ def resize(sample, size):
     return out
 
 
-def random_flip_crop_resize(sample, size, generator, scale=(0.3, 1.0), ratio=(0.8, 1.25)):
-    """Training augmentation: mirror half of the pictures, take a random window of the given share of the area, resize.
+def random_flip_crop_resize(sample, size, generator, min_window=MIN_WINDOW, max_ratio=1.25):
+    """Training augmentation: mirror half of the pictures, take a random window, resize.
 
     Args:
         sample: see above.
         size: side of the square that comes out.
         generator: torch.Generator.
-        scale: range of the window's share of the area. ratio: range of its aspect ratio.
+        min_window: smallest share of the area that the window takes, on (0, 1]; 1: always the whole picture.
+        max_ratio: by how much the window's aspect ratio may differ from the picture's, as far as the window fits in.
     """
     u = torch.rand(5, generator=generator).tolist()
     if u[0] < 0.5:
         sample = flip_horizontal(sample)
     h, w = sample['image'].shape[-2:]
-    area = scale[0] + (scale[1] - scale[0]) * u[1]
-    aspect = (ratio[0] * (ratio[1] / ratio[0]) ** u[2]) ** 0.5
+    area = min_window + (1 - min_window) * u[1]
+    aspect = min(max_ratio, 1 / area) ** (u[2] - 0.5)
     ch, cw = min(h, round(h * area ** 0.5 * aspect)), min(w, round(w * area ** 0.5 / aspect))
     top, left = int((h - ch + 1) * u[3]), int((w - cw + 1) * u[4])
     return resize(crop(sample, top, left, ch, cw), size)
 
 
-def augment(sample, size, seed=None):
+def augment(sample, size, seed=None, min_window=MIN_WINDOW):
     """:func:`random_flip_crop_resize`, fixed by ``seed``; a fresh random one where it is None."""
     generator = torch.Generator()
     generator.manual_seed(seed) if seed is not None else generator.seed()
-    return random_flip_crop_resize(sample, size, generator)
+    return random_flip_crop_resize(sample, size, generator, min_window)

@@ -81,6 +81,24 @@ def test_augmentation_is_fixed_by_its_seed(tmp_path):
     assert a['image'].shape == (3, 64, 64)
 
 
+def test_whole_pictures_are_windows_of_share_one():
+    s = sample()
+    for seed in range(6):
+        out = random_flip_crop_resize(s, 32, torch.Generator().manual_seed(seed), min_window=1)
+        assert any(torch.equal(out['image'], e['image']) for e in (s, flip_horizontal(s)))
+
+
+@pytest.mark.parametrize('least', [0.1, 0.3, 0.7])
+def test_windows_take_at_least_the_share_asked_for(least):
+    column, row = torch.meshgrid(torch.linspace(0, 1, 100), torch.linspace(0, 1, 100), indexing='xy')
+    s = {'image': torch.stack((column, row, row)), 'residual': row[None], 'mask': torch.ones(1, 100, 100)}
+    shares = []
+    for seed in range(40):
+        r = random_flip_crop_resize(s, 100, torch.Generator().manual_seed(seed), least)['image']
+        shares.append(((r[0].max() - r[0].min()) * (r[1].max() - r[1].min())).item())
+    assert min(shares) > least - 0.03 and min(shares) < least + 0.15 and max(shares) > 0.85
+
+
 def test_crop_outside_is_refused():
     with pytest.raises(ValueError, match='does not lie inside'):
         crop(sample(), 20, 0, 20, 20)

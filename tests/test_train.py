@@ -49,6 +49,18 @@ def refusal(capsys, *args):
     return error
 
 
+def test_windows_are_as_large_as_asked_for(capsys, tmp_path, pairs):
+    for value in ('0', '1.5', 'nan'):
+        assert 'accepted are numbers above 0, up to 1' in refusal(capsys, *pairs, '--out', tmp_path / 'out', '--min-window', value)
+    (tmp_path / 'photos').mkdir()
+    Image.new('RGB', (40, 40)).save(tmp_path / 'photos/photo.png')
+    args = train_wavelet.get_args([*pairs, '--photos', str(tmp_path / 'photos'), '--out', 'x', '--min-window', '1'])
+    _, parts, _ = train_wavelet.training_loader(args, 0, 1, 0, 1)
+    assert [p.min_window for p in parts] == [1, 1]
+    args.cache = True
+    assert train_wavelet.training_loader(args, 0, 1, 0, 1)[1][1].min_window == 1
+
+
 def test_a_run_leaves_what_it_promises(tmp_path, pairs):
     out = tmp_path / 'out'
     assert run(*pairs, '--out', out, '--epochs', 2, '--batch-size', 4, *TINY) == 0
