@@ -13,8 +13,8 @@ What it writes:
     _exposure_legend.png         once a run: the scale, in words
 With --criteria, a score from 0 to 100 by a maker's rules and the reason in words stand in the tables (docs/scores.md).
 Where two pictures of a folder share a stem, both keep their extension (a.jpg_exposure.png), and so does a
-picture whose map would otherwise take the name of another picture. Files with such names that this program
-wrote are never taken as input; it knows them by the text in the PNG, so that a photograph may be called
+picture whose map would otherwise take the name of another picture that is there. Files with such names that this
+program wrote are never taken as input; it knows them by the text in the PNG, so that a photograph may be called
 long_exposure.png. With --out the folder tree is kept, from the common parent of all inputs downwards. Every
 file gets its name only when it is complete, so an interrupted run is continued with --skip-existing; that
 takes a heat map for done when it was made from the same picture (name, size in bytes, time of its last
@@ -198,13 +198,13 @@ def plan(pictures: list[Path], roots: list[Path], out: Path | None) -> list[Job]
             folder = out / os.path.relpath(os.path.abspath(folder), base)
         targets.append(str(folder / picture.stem))
         whole.append(str(folder / picture.name))
-    # A photograph may have the very name that another's heat map would get.
+    # A photograph may have the very name that another's heat map would get, be it among these pictures or not.
     taken = {os.path.abspath(picture).casefold() for picture in pictures if picture.name.endswith(OUTPUTS)}
     # Again until nothing changes: a name with its extension may be another's stem (a.jpg and a.jpg.png).
     while True:
         # Compared without case, for file systems that do not tell a.png from A.png.
         counts = Counter(target.casefold() for target in targets)
-        longer = [w if counts[target.casefold()] > 1 or taken and covers(target, taken) else target
+        longer = [w if counts[target.casefold()] > 1 or covers(target, taken) else target
                   for target, w in zip(targets, whole)]
         if longer == targets:
             return [Job(str(picture), target) for picture, target in zip(pictures, targets)]
@@ -212,8 +212,21 @@ def plan(pictures: list[Path], roots: list[Path], out: Path | None) -> list[Job]
 
 
 def covers(target: str, taken: set[str]) -> bool:
-    """Whether an output with this target would be written over one of these paths."""
-    return any(os.path.abspath(target + end).casefold() in taken for end in OUTPUTS)
+    """Whether an output with this target would be written over one of these paths, or over a picture that is not ours."""
+    paths = [os.path.abspath(target + end) for end in OUTPUTS[:2]]
+    return any(path.casefold() in taken or is_somebodys(path) for path in paths)
+
+
+def is_somebodys(path: str) -> bool:
+    """Whether a whole picture that we did not write is there. A damaged one may be ours, cut short, and is made anew."""
+    if not os.path.isfile(path) or is_output(path):
+        return False
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except Exception:  # damaged data makes decoders raise nearly any type
+        return False
+    return True
 
 
 def atomic_write(path: Path, data: bytes) -> None:

@@ -145,6 +145,17 @@ def test_photographs_named_like_heat_maps_are_read(tmp_path, weights, capsys):
     assert '1 of 1 pictures done' in capsys.readouterr().err
 
 
+def test_no_heat_map_is_written_over_a_photograph_that_was_not_asked_for(tmp_path, weights):
+    picture, own = save(tmp_path / 'a.jpg'), save(tmp_path / 'a_exposure.png', photo(seed=1))
+    before = own.read_bytes()
+    for _ in range(2):
+        assert call(weights, picture) == 0
+        assert own.read_bytes() == before and (tmp_path / 'a.jpg_exposure.png').exists()
+    own.write_bytes(before[: len(before) // 2])  # a damaged picture is nobody's
+    assert call(weights, picture) == 0
+    assert make_heatmap.is_output(own)
+
+
 def test_no_heat_map_is_written_over_a_photograph(tmp_path, weights):
     names = ['long.jpg', 'long_exposure.png', 'other.jpg', 'Other_exposure_overlay.png']
     for seed, name in enumerate(names):
