@@ -119,6 +119,15 @@ def on_device(generator, device):
     return torch.Generator(device).manual_seed(seed)
 
 
+def draw_kinds(n, shares, generator):
+    """(n,) indices, each drawn with its share: the first of as many races of exponential waiting times.
+
+    Not torch.multinomial, whose draws changed between PyTorch 2.6 and 2.15: sets must not hang on the version.
+    """
+    u = torch.rand(n, len(shares), generator=generator, dtype=torch.float64)
+    return (torch.tensor(shares, dtype=torch.float64) / -torch.log1p(-u)).argmax(1)
+
+
 def exposure_field(pictures, generator):
     """Exposure that differs over the picture, each of a kind that photographers meet: (B, 1, H, W) on [-1, 1].
 
@@ -142,7 +151,7 @@ def exposure_field(pictures, generator):
     sign = torch.where(torch.rand(b, 1, 1, 1, generator=generator) < .8, 1.0, -1.0).to(device)
     own = sign * (coarse - coarse.mean((2, 3), keepdim=True)) * 3
     kinds = torch.stack((patches, edge, spot, vignette, own)).clamp(-1, 1)
-    kind = torch.multinomial(torch.tensor([.25, .25, .15, .05, .3]), b, replacement=True, generator=generator)
+    kind = draw_kinds(b, (.25, .25, .15, .05, .3), generator)
     return kinds[kind.to(device), torch.arange(b, device=device)]
 
 

@@ -35,7 +35,7 @@ def save(folder, pictures, exif=None):
     for i, p in enumerate(pictures):
         picture, data = Image.fromarray(p), Image.Exif()
         if exif:
-            data.get_ifd(0x8769).update(dict(zip((33434, 33437, 34855), exif[i])))
+            data[0x8769] = dict(zip((33434, 33437, 34855), exif[i]))
         picture.save(folder / f'{i}.jpg', quality=97, subsampling=0, exif=data)
     return folder
 

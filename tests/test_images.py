@@ -99,7 +99,7 @@ def test_modes_equal_plain_rgb(tmp_path, mode):
         plain = picture.convert('RGB')
     path = tmp_path / ('a.tif' if tolerance else 'a.png')
     picture.save(path)
-    assert Image.open(path).mode == mode
+    assert Image.open(path).mode in (mode, 'RGB' if mode == 'YCbCr' else mode)  # Pillow 11 brings a TIFF's YCbCr to RGB itself
     assert difference(read_image(path), plain) <= tolerance
 
 
@@ -238,7 +238,7 @@ def jpeg_bytes():
         ('gif.png', b'GIF89a' + bytes(40), 'not a picture'),
         ('head-only.jpg', b'\xff\xd8\xff\xe0', 'damaged JPEG'),
         ('head-only.png', b'\x89PNG\r\n\x1a\n', 'PNG'),
-        ('head-only.tif', b'II*\0\x08\0\0\0', 'TIFF'),
+        ('head-only.tif', b'II*\0\x08\0\0\0', 'TIFF|damaged'),  # the second is Pillow 11's
         ('raw.NEF', b'II*\0' + bytes(100), 'raw'),
         ('bomb.png', bomb(20000, 12000), 'limit of 150000000'),
         ('claims.png', bomb(2_000_000_000, 2_000_000_000), 'limit'),

@@ -3,7 +3,7 @@ import torch
 from PIL import Image
 
 from datasets.photographs import list_images
-from datasets.simulation import (CameraCurve, SimulationConfig, expose, exposure_field, jpeg_artifacts, quantise, random_curve, scene_light,
+from datasets.simulation import (CameraCurve, SimulationConfig, draw_kinds, expose, exposure_field, jpeg_artifacts, quantise, random_curve, scene_light,
                                  simulate)
 from exposure import heatmap
 
@@ -120,3 +120,10 @@ def test_photographs_named_like_heat_maps_are_listed(tmp_path):
         Image.new('RGB', (8, 8)).save(tmp_path / name)
     (tmp_path / 'a_exposure.png').write_bytes(heatmap.encode_png(map_, table, '{}'))
     assert [path.name for path in list_images(tmp_path)] == ['a.png', 'long_exposure.png']
+
+
+def test_kinds_are_drawn_with_their_shares_and_alike_in_every_pytorch():
+    shares = (.25, .25, .15, .05, .3)
+    assert draw_kinds(12, shares, torch.Generator().manual_seed(0)).tolist() == [4, 1, 1, 2, 2, 4, 2, 4, 1, 2, 1, 3]
+    seen = torch.bincount(draw_kinds(20_000, shares, torch.Generator().manual_seed(1)), minlength=5) / 20_000
+    assert torch.allclose(seen, torch.tensor(shares), atol=.01)
