@@ -213,7 +213,7 @@ def plan(pictures: list[Path], roots: list[Path], out: Path | None) -> list[Job]
 
 def covers(target: str, taken: set[str]) -> bool:
     """Whether an output with this target would be written over one of these paths, or over a picture that is not ours."""
-    paths = [os.path.abspath(target + end) for end in OUTPUTS[:2]]
+    paths = [os.path.abspath(target + end) for end in OUTPUTS if end != LEGEND]
     return any(path.casefold() in taken or is_somebodys(path) for path in paths)
 
 

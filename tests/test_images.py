@@ -8,6 +8,7 @@ import warnings
 import zlib
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image, ImageCms, features
@@ -100,7 +101,7 @@ def test_modes_equal_plain_rgb(tmp_path, mode):
     path = tmp_path / ('a.tif' if tolerance else 'a.png')
     picture.save(path)
     if mode == 'YCbCr' and Image.open(path).mode == 'RGB':
-        pytest.skip('Pillow 11 cannot read uncompressed YCbCr TIFFs')
+        pytest.skip('Pillow before 13 cannot read uncompressed YCbCr TIFFs')
     assert Image.open(path).mode == mode
     assert difference(read_image(path), plain) <= tolerance
 
@@ -240,7 +241,7 @@ def jpeg_bytes():
         ('gif.png', b'GIF89a' + bytes(40), 'not a picture'),
         ('head-only.jpg', b'\xff\xd8\xff\xe0', 'damaged JPEG'),
         ('head-only.png', b'\x89PNG\r\n\x1a\n', 'PNG'),
-        ('head-only.tif', b'II*\0\x08\0\0\0', 'TIFF|damaged'),  # the second is Pillow 11's
+        ('head-only.tif', b'II*\0\x08\0\0\0', 'Invalid dimensions' if PIL.__version__.startswith('11.0.') else 'TIFF'),
         ('raw.NEF', b'II*\0' + bytes(100), 'raw'),
         ('bomb.png', bomb(20000, 12000), 'limit of 150000000'),
         ('claims.png', bomb(2_000_000_000, 2_000_000_000), 'limit'),
