@@ -3,27 +3,49 @@
 #
 #     sh checkpoints/recipe.sh photos/train sets runs/shipped          add "--device cpu --threads 2" or "--compile" at the end as you like
 #
-# `sets` holds photos, photos-mixed (val), stacks, stacks-frame and hdri (train and val), made as docs/data.md says, hdri with --views 18 and 15.
+# `sets` holds photos, photos-mixed, stacks, stacks-frame and hdri (train and val), made as docs/data.md says, hdri with --views 18 and 15.
 set -e
 photos=$1 sets=$2 out=$3
 shift 3
 
-train() {
-    name=$1
-    shift
-    python train_wavelet.py --photos "$photos" "$sets/stacks/train.csv" \
-        --data "$sets/stacks" --train-csv "$sets/stacks/train.csv" --val-csv "$sets/stacks/val.csv" "$@" \
-        --data "$sets/photos" --val-csv "$sets/photos/val.csv" --data "$sets/photos-mixed" --val-csv "$sets/photos-mixed/val.csv" \
-        --val-limit 60 --jitter 1 --amp bf16 --out "$out/$name" --resume auto
+train() {  # name, sets to train on beside photographs and brackets, sets only to validate on, flags
+    name=$1 trained=$2 watched=$3
+    shift 3
+    for set in stacks $trained; do
+        set -- "$@" --data "$sets/$set" --train-csv "$sets/$set/train.csv" --val-csv "$sets/$set/val.csv"
+    done
+    for set in $watched; do
+        set -- "$@" --data "$sets/$set" --val-csv "$sets/$set/val.csv"
+    done
+    python train_wavelet.py --photos "$photos" "$sets/stacks/train.csv" --val-limit 60 --jitter 1 --amp bf16 --warmup 50 \
+        --out "$out/$name" --resume auto "$@"
 }
+average() {
+    python -m models.average "$@"
+}
+last="--val-every 1000000"  # the last weights count
 
 # e: long, on everything.
-train e --data "$sets/hdri" --train-csv "$sets/hdri/train.csv" --val-csv "$sets/hdri/val.csv" --mix 10 3 3 --epochs 90 --val-every 8 \
-    --config dropout=0 "$@"
-# h: from e, fewer photographs, brackets against both references, strong dropout on what the level is told from; its last weights count.
-train h --data "$sets/stacks-frame" --train-csv "$sets/stacks-frame/train.csv" --val-csv "$sets/stacks-frame/val.csv" \
-    --data "$sets/hdri" --train-csv "$sets/hdri/train.csv" --val-csv "$sets/hdri/val.csv" --mix 6 4 2 4 \
-    --init "$out/e/best.safetensors" --config dropout=0.5 --loss smooth_l1 --steps 1600 --lr 5e-4 --warmup 50 --weight-decay 0.1 --ema 0.99 \
-    --sizes 128 --late-sizes --val-every 1000000 "$@"
+train e "hdri" "photos photos-mixed" --mix 10 3 3 --epochs 90 --val-every 8 --warmup 200 --config dropout=0 "$@"
+# h: from e, fewer photographs, brackets against both references, strong dropout on what the level is told from.
+train h "stacks-frame hdri" "photos photos-mixed" --mix 6 4 2 4 --init "$out/e/best.safetensors" --config dropout=0.5 --loss smooth_l1 --steps 1600 \
+    --lr 5e-4 --weight-decay 0.1 --ema 0.99 --sizes 128 --late-sizes $last "$@"
 # The mean of the two is better on brackets than e and better on photographs than h.
-python -m models.average "$out/e/best.safetensors" "$out/h/best.safetensors" --out "$out/p_ieanet.safetensors"
+average "$out/e/best.safetensors" "$out/h/best.safetensors" --out "$out/eh.safetensors"
+
+# x, w: whole pictures instead of parts, and the photographs' nine fixed exposures; w at the size at which pictures are judged.
+train x "photos stacks-frame hdri" "photos-mixed" --mix 4 4 4 1 3 --init "$out/eh.safetensors" --config dropout=0.3 --steps 4000 --lr 5e-4 \
+    --ema 0.997 --sizes 128 --late-sizes 256 --min-window 0.7 $last "$@"
+train w "photos stacks-frame hdri" "photos-mixed" --mix 4 3 5 1 3 --init "$out/eh.safetensors" --config dropout=0.2 --steps 700 --lr 3e-4 \
+    --ema 0.99 --sizes 256 --late-sizes --min-window 0.8 $last "$@"
+average "$out/eh.safetensors" "$out/x/best.safetensors" "$out/w/best.safetensors" --out "$out/n.safetensors"
+
+# y: more brackets, as h. u: from y, whole pictures, as w. z: mixed exposure.
+train y "photos stacks-frame hdri" "photos-mixed" --mix 3 4 4 2 3 --init "$out/n.safetensors" --config dropout=0.5 --loss smooth_l1 --steps 2000 \
+    --lr 5e-4 --weight-decay 0.1 --ema 0.99 --sizes 128 --late-sizes --min-window 0.6 $last "$@"
+train u "photos stacks-frame hdri" "photos-mixed" --mix 3 3 5 2 3 --init "$out/y/best.safetensors" --config dropout=0.3 --steps 600 --lr 3e-4 \
+    --weight-decay 0.05 --ema 0.99 --sizes 256 --late-sizes --min-window 0.8 $last "$@"
+train z "photos stacks-frame hdri photos-mixed" "" --mix 3 2 3 2 3 3 --init "$out/n.safetensors" --config dropout=0.3 --steps 2600 --lr 5e-4 \
+    --weight-decay 0.05 --ema 0.995 --sizes 128 --late-sizes 256 --min-window 0.8 $last "$@"
+# The mean, with .65 of its step beyond auto-exposure: cameras that it has not seen want less of that step than the training pictures.
+average "$out/n.safetensors" "$out/u/best.safetensors" "$out/z/best.safetensors" --level 0.65 --out "$out/p_ieanet.safetensors"

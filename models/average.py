@@ -2,10 +2,14 @@
 
     python -m models.average runs/e/best.safetensors runs/h/best.safetensors --out averaged.safetensors
     python -m models.average a.safetensors b.safetensors --weights 1 3 --out averaged.safetensors
+    python -m models.average a.safetensors --level 0.7 --out cautious.safetensors
 
 Fine-tuning on other data gains there and loses elsewhere; the average of the weights before and after keeps most of both, and does better on
 pictures unlike either's (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022). Weights that were trained apart from each other
 from the start have no meaningful average.
+
+`--level` scales what the network adds to auto-exposure for the picture as a whole. Trained to its end, that step is the best guess for pictures
+like the training pictures; for cameras that it has not seen a smaller one is better.
 """
 import math
 import sys
@@ -16,6 +20,7 @@ import torch
 from cli import Parser
 
 from .checkpoint import CheckpointError, load_model, save_model
+from .p_ieanet import PIEANet
 
 
 def shape_of(model):
@@ -23,11 +28,12 @@ def shape_of(model):
     return {k: v for k, v in model.config.to_dict().items() if k != 'dropout'}
 
 
-def average(paths, weights=None):
+def average(paths, weights=None, level=1.0):
     """The network whose parameters are the weighted mean of those of the files.
 
     Args:
         paths: files of `save_model`, all of one network with one configuration. weights: as many positive numbers; None: equal.
+        level: factor, 0 or more, of the picture's own gain (or offset) that a P-IEANet adds to its starting point.
 
     Raises:
         CheckpointError (a ValueError): a file cannot be read, or is of another network or configuration than the first.
@@ -43,6 +49,14 @@ def average(paths, weights=None):
             raise CheckpointError(f'{path}: not the same network and configuration as {paths[0]}')
     states = [m.state_dict() for m in models]
     first.load_state_dict({k: sum(w * s[k] for w, s in zip(weights, states)) / sum(weights) for k in states[0]})
+    if level != 1:
+        if not isinstance(first, PIEANet):
+            raise ValueError(f'{paths[0]}: only a P-IEANet has a level to scale')
+        if not 0 <= level < math.inf:
+            raise ValueError(f'level is {level}, accepted: 0 or more')
+        with torch.no_grad():
+            for parameter in first.level[-1].parameters():
+                parameter *= level
     return first
 
 
@@ -50,12 +64,13 @@ def main(argv=None):
     p = Parser(prog='models.average', description=__doc__.splitlines()[0])
     p.add_argument('checkpoints', nargs='+', type=Path)
     p.add_argument('--weights', nargs='+', type=float, help='of each; default: equal')
+    p.add_argument('--level', type=float, default=1.0, help="factor of the picture's own gain beyond auto-exposure (default: 1)")
     p.add_argument('--out', type=Path, required=True)
     args = p.parse_args(argv)
     try:
         with torch.no_grad():
-            model = average(args.checkpoints, args.weights)
-        save_model(model, args.out, {'average of': [str(c) for c in args.checkpoints], 'weights': args.weights})
+            model = average(args.checkpoints, args.weights, args.level)
+        save_model(model, args.out, {'average of': [str(c) for c in args.checkpoints], 'weights': args.weights, 'level': args.level})
     except (CheckpointError, ValueError, OSError) as error:
         print(f'models.average: {error}', file=sys.stderr)
         return 2

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.average import average, main as average_main
-from models.checkpoint import CheckpointError, load_model, load_training_state, read_header, save_model, save_training_state
+from models.checkpoint import CheckpointError, build_model, load_model, load_training_state, read_header, save_model, save_training_state
 from models.p_ieanet import PIEANet
 from tests_support import SMALL
 
@@ -140,3 +140,21 @@ def test_average_of_weights(tmp_path, saved, capsys):
     for weight in (0.0, float('nan'), float('inf')):
         with pytest.raises(ValueError, match='accepted'):
             average([path, path], [1.0, weight])
+
+
+@torch.no_grad()
+def test_average_scales_the_level(tmp_path, saved, capsys):
+    _, path = saved
+    torch.manual_seed(2)
+    x = torch.rand(2, 3, 64, 48)
+    gain = {s: average([path], level=s).gain_and_offset(x)[0] for s in (0.0, 0.5, 1.0)}
+    added = gain[1.0] - gain[0.0]
+    assert added.abs().max() > 0
+    torch.testing.assert_close(added, added[:, :, :1, :1].expand_as(added))  # the picture as a whole
+    torch.testing.assert_close(gain[0.5], gain[0.0] + added / 2)
+    for level in (-1.0, float('nan'), float('inf')):
+        with pytest.raises(ValueError, match='accepted'):
+            average([path], level=level)
+    save_model(build_model('zerodce', {}), tmp_path / 'other.safetensors')
+    assert average_main([str(tmp_path / 'other.safetensors'), '--level', '0.5', '--out', str(tmp_path / 'x.safetensors')]) == 2
+    assert 'only a P-IEANet' in capsys.readouterr().err
