@@ -150,8 +150,8 @@ def main(argv=None):
         loss = ExposureLoss(args.checkpoint, through=args.through).to(args.device)
     except ValueError as error:
         p.error(str(error))
-    rows = []
     psnr, similarity = evaluate(None, tests, args)
+    rows = [{'weight': 'untouched', 'seed': '', 'psnr': round(psnr, 3), 'ssim': round(similarity, 4), 'seconds': ''}]
     print(f'{len(pictures)} training pictures, {len(tests)} test pictures; untouched: PSNR {psnr:.2f} SSIM {similarity:.4f}')
     for seed in args.seeds:
         for weight in args.weights:

@@ -1,6 +1,6 @@
 """One map, two makers: A deducts 10 points for 20 % over-exposed area, B deducts 30 (the paper's example, section 5.2).
 
-    python examples/two_makers.py                       # a sample picture, its right 30 % two stops too bright
+    python examples/two_makers.py                       # a sample picture, its right fifth two stops too bright
     python examples/two_makers.py photo.jpg --makers maker_a maker_b my_rules.json
 
 The network judges the picture once; each maker's rules (exposure/criteria/*.json, or a file of your own) turn the same map into that
@@ -22,7 +22,7 @@ from exposure.criteria import judge, load_criteria
 from exposure.predictor import DEFAULT_CHECKPOINT
 
 
-def partly_brighter(picture, share=0.3, stops=2):
+def partly_brighter(picture, share=0.2, stops=2):
     """The picture with so large a part, at its right, exposed by so many stops more; display gamma 2.2."""
     levels = np.arange(256) / 255
     table = np.clip((levels ** 2.2 * 2 ** stops) ** (1 / 2.2) * 255, 0, 255).round().astype(np.uint8)

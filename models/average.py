@@ -8,8 +8,9 @@ Fine-tuning on other data gains there and loses elsewhere; the average of the we
 pictures unlike either's (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022). Weights that were trained apart from each other
 from the start have no meaningful average.
 
-`--level` scales what the network adds to auto-exposure for the picture as a whole. Trained to its end, that step is the best guess for pictures
-like the training pictures; for cameras that it has not seen a smaller one is better.
+`--level` scales the one number per picture that a P-IEANet adds to auto-exposure's gain, its level, for every picture (the head's map stays, so 0 is
+not quite auto-exposure). The whole step is the best guess for pictures like the training pictures; on brackets of cameras that it had not seen
+about half of it was better (benchmarks/results/runs.csv, "brackets unseen"). It multiplies with what the files have been given before.
 """
 import math
 import sys
@@ -32,12 +33,13 @@ def average(paths, weights=None, level=1.0):
     """The network whose parameters are the weighted mean of those of the files.
 
     Args:
-        paths: files of `save_model`, all of one network with one configuration. weights: as many positive numbers; None: equal.
-        level: factor, 0 or more, of the picture's own gain (or offset) that a P-IEANet adds to its starting point.
+        paths: files of `save_model`, all of one network with one configuration but for the dropout, which is the first file's.
+        weights: as many positive numbers; None: equal.
+        level: factor, 0 to 10, of the picture's own gain (or offset) that a P-IEANet adds to its starting point.
 
     Raises:
         CheckpointError (a ValueError): a file cannot be read, or is of another network or configuration than the first.
-        ValueError: weights that do not fit.
+        ValueError: weights that do not fit, a level out of range, or one for a network that has none.
     """
     weights = [1.0] * len(paths) if weights is None else weights
     if len(weights) != len(paths) or not paths or not all(0 < w < math.inf for w in weights):
@@ -52,11 +54,12 @@ def average(paths, weights=None, level=1.0):
     if level != 1:
         if not isinstance(first, PIEANet):
             raise ValueError(f'{paths[0]}: only a P-IEANet has a level to scale')
-        if not 0 <= level < math.inf:
-            raise ValueError(f'level is {level}, accepted: 0 or more')
+        if not 0 <= level <= 10:
+            raise ValueError(f'level is {level}, accepted: 0 to 10')
         with torch.no_grad():
             for parameter in first.level[-1].parameters():
                 parameter *= level
+    first.provenance = {}  # it was the first file's
     return first
 
 
@@ -64,7 +67,7 @@ def main(argv=None):
     p = Parser(prog='models.average', description=__doc__.splitlines()[0])
     p.add_argument('checkpoints', nargs='+', type=Path)
     p.add_argument('--weights', nargs='+', type=float, help='of each; default: equal')
-    p.add_argument('--level', type=float, default=1.0, help="factor of the picture's own gain beyond auto-exposure (default: 1)")
+    p.add_argument('--level', type=float, default=1.0, help="factor of the picture's own gain beyond its starting point, auto-exposure (default: 1)")
     p.add_argument('--out', type=Path, required=True)
     args = p.parse_args(argv)
     try:

@@ -144,7 +144,9 @@ def test_average_of_weights(tmp_path, saved, capsys):
 
 @torch.no_grad()
 def test_average_scales_the_level(tmp_path, saved, capsys):
-    _, path = saved
+    net, path = saved
+    net.level[-1].bias.fill_(0.2)
+    save_model(net, path)
     torch.manual_seed(2)
     x = torch.rand(2, 3, 64, 48)
     gain = {s: average([path], level=s).gain_and_offset(x)[0] for s in (0.0, 0.5, 1.0)}
@@ -152,7 +154,11 @@ def test_average_scales_the_level(tmp_path, saved, capsys):
     assert added.abs().max() > 0
     torch.testing.assert_close(added, added[:, :, :1, :1].expand_as(added))  # the picture as a whole
     torch.testing.assert_close(gain[0.5], gain[0.0] + added / 2)
-    for level in (-1.0, float('nan'), float('inf')):
+    half = tmp_path / 'half.safetensors'
+    assert average_main([str(path), '--level', '0.5', '--out', str(half)]) == 0
+    half = load_model(half)
+    assert torch.equal(half.gain_and_offset(x)[0], gain[0.5]) and half.provenance['level'] == 0.5
+    for level in (-1.0, 10.1, float('nan'), float('inf')):
         with pytest.raises(ValueError, match='accepted'):
             average([path], level=level)
     save_model(build_model('zerodce', {}), tmp_path / 'other.safetensors')
