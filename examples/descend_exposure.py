@@ -5,7 +5,8 @@
 
 Each photograph is exposed by -2 or +2 stops (datasets/simulation.py: linear light, a random camera curve, rounded to 8
 bit, so that highlights are lost at +2), and then again by s stops; only s is trained, from 0, and it should end at +2 or
--2. Printed: how many end nearer to the reference, how many within half a stop, and the error in stops.
+-2. Printed: how many end nearer to the reference, by the mean difference of the pictures and in stops, how many within half a stop, and the
+error in stops.
 
 Three choices stand beside the bare loss. The absolute value of the picture's mean residual is least where the network calls the picture
 neither too dark nor too bright on the whole. Its gradient goes through the picture only: brighter always means a smaller residual, which
@@ -92,7 +93,8 @@ def main(argv=None):
         mine = [row for row in rows if row['ev'] == ev]
         errors = sorted(abs(row['stops'] + ev) for row in mine)
         nearer = sum(row['mae_after'] < row['mae_before'] for row in mine)
-        print(f'from {ev:+g} EV: {nearer} of {count} nearer to the reference, {sum(e <= 0.5 for e in errors)} within 0.5 EV; '
+        print(f'from {ev:+g} EV: {nearer} of {count} nearer to the reference picture, {sum(e < abs(ev) for e in errors)} to its exposure, '
+              f'{sum(e <= 0.5 for e in errors)} within 0.5 EV; '
               f'error in stops: median {errors[count // 2]:.2f}, largest {errors[-1]:.2f}', flush=True)
     if args.csv:
         with args.csv.open('w', newline='') as f:
