@@ -20,9 +20,6 @@ train() {  # name, sets to train on beside photographs and brackets, sets only t
     python train_wavelet.py --photos "$photos" "$sets/stacks/train.csv" --val-limit 60 --jitter 1 --amp bf16 --warmup 50 \
         --out "$out/$name" --resume auto "$@"
 }
-average() {
-    python -m models.average "$@"
-}
 last="--val-every 1000000"  # the last weights count
 
 # e: long, on everything.
@@ -31,14 +28,14 @@ train e "hdri" "photos photos-mixed" --mix 10 3 3 --epochs 90 --val-every 8 --wa
 train h "stacks-frame hdri" "photos photos-mixed" --mix 6 4 2 4 --init "$out/e/best.safetensors" --config dropout=0.5 --loss smooth_l1 --steps 1600 \
     --lr 5e-4 --weight-decay 0.1 --ema 0.99 --sizes 128 --late-sizes $last "$@"
 # The mean of the two is better on brackets than e and better on photographs than h.
-average "$out/e/best.safetensors" "$out/h/best.safetensors" --out "$out/eh.safetensors"
+python -m models.average "$out/e/best.safetensors" "$out/h/best.safetensors" --out "$out/eh.safetensors"
 
 # x, w: nearly whole pictures instead of parts, and the photographs' nine fixed exposures; w at the size at which pictures are judged.
 train x "photos stacks-frame hdri" "photos-mixed" --mix 4 4 4 1 3 --init "$out/eh.safetensors" --config dropout=0.3 --steps 4000 --lr 5e-4 \
     --ema 0.997 --sizes 128 --late-sizes 256 --min-window 0.7 $last "$@"
 train w "photos stacks-frame hdri" "photos-mixed" --mix 4 3 5 1 3 --init "$out/eh.safetensors" --config dropout=0.2 --steps 700 --lr 3e-4 \
     --ema 0.99 --sizes 256 --late-sizes --min-window 0.8 $last "$@"
-average "$out/eh.safetensors" "$out/x/best.safetensors" "$out/w/best.safetensors" --out "$out/n.safetensors"
+python -m models.average "$out/eh.safetensors" "$out/x/best.safetensors" "$out/w/best.safetensors" --out "$out/n.safetensors"
 
 # y: more brackets and dropout, as h. u: from y, as w. z: mixed exposure.
 train y "photos stacks-frame hdri" "photos-mixed" --mix 3 4 4 2 3 --init "$out/n.safetensors" --config dropout=0.5 --loss smooth_l1 --steps 2000 \
@@ -48,4 +45,4 @@ train u "photos stacks-frame hdri" "photos-mixed" --mix 3 3 5 2 3 --init "$out/y
 train z "photos stacks-frame hdri photos-mixed" "" --mix 3 2 3 2 3 3 --init "$out/n.safetensors" --config dropout=0.3 --steps 2600 --lr 5e-4 \
     --weight-decay 0.05 --ema 0.995 --sizes 128 --late-sizes 256 --min-window 0.8 $last "$@"
 # The mean, with .65 of the level that it adds to auto-exposure: brackets want less of it than photographs like the training ones.
-average "$out/u/best.safetensors" "$out/z/best.safetensors" "$out/n.safetensors" --level 0.65 --out "$out/p_ieanet.safetensors"
+python -m models.average "$out/u/best.safetensors" "$out/z/best.safetensors" "$out/n.safetensors" --level 0.65 --out "$out/p_ieanet.safetensors"

@@ -29,6 +29,7 @@ def shape_of(model):
     return {k: v for k, v in model.config.to_dict().items() if k != 'dropout'}
 
 
+@torch.no_grad()
 def average(paths, weights=None, level=1.0):
     """The network whose parameters are the weighted mean of those of the files.
 
@@ -44,6 +45,8 @@ def average(paths, weights=None, level=1.0):
     weights = [1.0] * len(paths) if weights is None else weights
     if len(weights) != len(paths) or not paths or not all(0 < w < math.inf for w in weights):
         raise ValueError(f'weights are {weights} for {len(paths)} files, accepted: a positive number for each')
+    if not 0 <= level <= 10:
+        raise ValueError(f'level is {level}, accepted: 0 to 10')
     models = [load_model(path) for path in paths]
     first = models[0]
     for path, other in zip(paths, models):
@@ -54,11 +57,8 @@ def average(paths, weights=None, level=1.0):
     if level != 1:
         if not isinstance(first, PIEANet):
             raise ValueError(f'{paths[0]}: only a P-IEANet has a level to scale')
-        if not 0 <= level <= 10:
-            raise ValueError(f'level is {level}, accepted: 0 to 10')
-        with torch.no_grad():
-            for parameter in first.level[-1].parameters():
-                parameter *= level
+        for parameter in first.level[-1].parameters():
+            parameter *= level
     first.provenance = {}  # it was the first file's
     return first
 
@@ -71,8 +71,7 @@ def main(argv=None):
     p.add_argument('--out', type=Path, required=True)
     args = p.parse_args(argv)
     try:
-        with torch.no_grad():
-            model = average(args.checkpoints, args.weights, args.level)
+        model = average(args.checkpoints, args.weights, args.level)
         save_model(model, args.out, {'average of': [str(c) for c in args.checkpoints], 'weights': args.weights, 'level': args.level})
     except (CheckpointError, ValueError, OSError) as error:
         print(f'models.average: {error}', file=sys.stderr)
