@@ -6,6 +6,7 @@
     python -m datasets.build stacks --stacks DIR --out DIR                   real exposure brackets, one folder a scene, aligned and fused
     python -m datasets.build stacks --stacks DIR --out DIR --reference frame    against the best frame (--list: the frames that it names)
     python -m datasets.build hdri --hdri DIR --out DIR --views 10            nine exposures of views of HDR panoramas
+    python -m datasets.build hdri --hdri DIR --out DIR --reference fused     brackets of such views, fused
 
 Photographs should be well exposed: each is taken as its own ideal. The score that is written is derived from the label,
 10 (1 - mean |residual|); correlations with it say nothing about people. What a seed and a file name give is fixed to the byte.
@@ -27,10 +28,10 @@ from tqdm import tqdm
 
 from cli import Parser, at_least
 
-from .brackets import judge, read_bracket, reference_picture
+from .brackets import fuse, judge, read_bracket, reference_picture
 from .iea40k import DatasetError, read_table, split_by_scene
 from .images import ImageError, read_image, resize_rgb, to_tensor
-from .panorama import random_view, read_hdr, render
+from .panorama import random_view, read_hdr, render, render_bracket
 from .photographs import list_images
 from .simulation import (SimulationConfig, exposure_field, quantise, random_curve, scene_light, uniform)
 
@@ -268,6 +269,15 @@ def simulate_view(path, view, seed=0):
     return to_picture(ideal), [(suffix(ev), through_jpeg(to_picture(p), q)) for ev, p, q in zip(EXPOSURES, pictures, qualities)]
 
 
+def simulate_bracket(path, view, seed=0):
+    """Bracket number ``view`` of a panorama, through JPEG: ``(its Mertens fusion, [(suffix, picture), ...])``, from dark to bright."""
+    generator = torch.Generator().manual_seed(zlib.crc32(f'{seed}/{Path(path).stem}/{view}/bracket'.encode()))
+    frames = render_bracket(read_hdr(path), generator)
+    quality = int(torch.randint(80, 96, (1,), generator=generator))
+    pictures = [through_jpeg(to_picture(f), quality) for f in frames]
+    return Image.fromarray(fuse([np.asarray(p) for p in pictures])), [(f'F{i:02d}', p) for i, p in enumerate(pictures)]
+
+
 def hdri(args):
     if not args.hdri.is_dir():
         raise DatasetError(f'{args.hdri}: no such folder')
@@ -279,7 +289,8 @@ def hdri(args):
         raise DatasetError(f'{args.hdri}: holds no panoramas (.hdr)')
     names = {(f, v): f'{f.stem}-{v:03d}' for f in files[:args.limit] for v in range(args.views)}
     check_owners(args, names.values())
-    build(args, list(names), lambda item: write_scene(args.out, names[item], *simulate_view(*item, args.seed), args.size)[0])
+    make = simulate_bracket if args.reference == 'fused' else simulate_view
+    build(args, list(names), lambda item: write_scene(args.out, names[item], *make(*item, args.seed), args.size)[0])
 
 
 def parser():
@@ -302,6 +313,8 @@ def parser():
     c.add_argument('--hdri', type=Path, required=True, help='folder of panoramas')
     c.add_argument('--list', type=Path, help='CSV with the columns file and split (docs/lists/hdri.csv), to take one part only')
     c.add_argument('--part', choices=('train', 'val', 'test'), default='train', help='the part to take with --list')
+    c.add_argument('--reference', choices=('auto', 'fused'), default='auto', help='the ideal: the view auto-exposed after Reinhard, with nine '
+                   'exposures of it as inputs, or the Mertens fusion of a bracket of it, with its frames (default: auto)')
     c.add_argument('--views', type=at_least(1), default=10, help='views of each panorama')
     c.set_defaults(run=hdri)
     for s in (a, b, c):

@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from .iea40k import DatasetError
-from .simulation import CameraCurve, SimulationConfig, uniform
+from .simulation import CameraCurve, SimulationConfig, random_curve, uniform
+
+BRACKET = SimulationConfig(contrast=(1.5, 6.0))  # cameras of render_bracket: real brackets have more contrast than pictures in general
 
 
 def read_hdr(path):
@@ -63,6 +65,13 @@ def perspective_view(panorama, yaw, pitch, fov, size):
     return F.grid_sample(padded, grid, mode='bilinear', padding_mode='border', align_corners=False)
 
 
+def log_luminance(light):
+    """Mean, 1st and 99th percentile of a view's luminance, in stops; see :func:`auto_exposure` for the argument."""
+    grey = (light * light.new_tensor([.2126, .7152, .0722])[:, None, None]).sum(1).clamp_min(1e-6)
+    logs = grey.log2().flatten()
+    return logs.mean().item(), logs.quantile(0.01).item(), logs.quantile(0.99).item()
+
+
 def auto_exposure(light):
     """Scale linear light so that a curve with the returned white point shows it well.
 
@@ -75,10 +84,8 @@ def auto_exposure(light):
     Returns:
         ``(scaled light, white)``: light at which 1 is the curve's middle range, white a number from 1.5 to 16.
     """
-    grey = (light * light.new_tensor([.2126, .7152, .0722])[:, None, None]).sum(1).clamp_min(1e-6)
-    logs = grey.log2().flatten()
-    low, high = logs.quantile(0.01).item(), logs.quantile(0.99).item()
-    average, spread = logs.mean().item(), max(high - low, 1e-3)
+    average, low, high = log_luminance(light)
+    spread = max(high - low, 1e-3)
     key = 0.18 * 4 ** ((2 * average - low - high) / spread)
     scaled = light * (key / 2 ** average)
     return scaled, min(max(1.5 * 2 ** (spread - 5), 1.5), 16.0)
@@ -104,3 +111,28 @@ def random_view(panorama, generator, size=(384, 512)):
     """A view in a random direction: all around, up to 25 degrees up or down, 45 to 90 degrees wide."""
     yaw, pitch, fov = (uniform(1, r, generator).item() for r in ((-math.pi, math.pi), (-25, 25), (45, 90)))
     return perspective_view(panorama, yaw, math.radians(pitch), math.radians(fov), size)
+
+
+def render_bracket(panorama, generator, size=(288, 384)):
+    """An exposure bracket of a panorama, as people take them, by one random camera.
+
+    It shows the more contrasty of two random views in 3 to 9 frames, .7 to 2.5 stops apart, that span 3 to 9 stops about an exposure half a
+    stop below Reinhard's, give or take half a stop. So the mean grey of the frames (.40), its spread (.25) and the mean of their fusion (.48)
+    come near those of the training brackets (.40, .27, .45).
+
+    Args:
+        panorama: (1, 3, H, 2H) linear light. generator: torch.Generator. size: (height, width) of the frames.
+
+    Returns:
+        The frames from dark to bright, each (3, height, width) on [0, 1].
+    """
+    def spread(light):
+        _, low, high = log_luminance(light)
+        return high - low
+    light = max((random_view(panorama, generator, size) for _ in range(2)), key=spread)
+    scaled, _ = auto_exposure(light)
+    curve = random_curve(1, BRACKET, generator)
+    n = int(torch.randint(3, 10, (1,), generator=generator))
+    step = min(max(uniform(1, (3.0, 9.0), generator).item() / (n - 1), 0.7), 2.5)
+    centre = torch.randn(1, generator=generator).item() * 0.5 - 0.5
+    return [curve.to_display(scaled * 2 ** (centre + (i - (n - 1) / 2) * step))[0] for i in range(n)]

@@ -7,7 +7,7 @@ import torch
 
 from datasets.build import main, simulate_view
 from datasets.iea40k import DatasetError, IEA40K
-from datasets.panorama import auto_exposure, perspective_view, read_hdr, render
+from datasets.panorama import auto_exposure, perspective_view, read_hdr, render, render_bracket
 
 
 def panorama(height=64, seed=0):
@@ -93,3 +93,24 @@ def test_build(tmp_path, folder):
     assert all(a >= b for a, b in zip(means, means[1:])) and abs(means[4]) < 0.01
     ideal, frames = simulate_view(folder / 'a.hdr', 1)
     assert [n for n, _ in frames] == 'N4 N3 N2 N1 P0 P1 P2 P3 P4'.split() and ideal.size == (512, 384)
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_brackets_of_panoramas_go_from_dark_to_bright(seed):
+    light = torch.from_numpy(panorama()).permute(2, 0, 1)[None]
+    frames = render_bracket(light, torch.Generator().manual_seed(seed), (48, 64))
+    again = render_bracket(light, torch.Generator().manual_seed(seed), (48, 64))
+    assert 3 <= len(frames) <= 9 and all(torch.equal(a, b) for a, b in zip(frames, again))
+    means = [f.mean().item() for f in frames]
+    assert means == sorted(means) and means[0] < 0.5 and means[-1] - means[0] > 0.1
+    assert all(f.shape == (3, 48, 64) and f.min() >= 0 and f.max() <= 1 for f in frames)
+
+
+def test_build_against_the_fusion(tmp_path, folder):
+    out = tmp_path / 'set'
+    assert main(['hdri', '--hdri', str(folder), '--out', str(out), '--views', '2', '--reference', 'fused', '--name', 'train']) == 0
+    data = IEA40K(out, out / 'train.csv')
+    frames = [r['img_id'] for r in data.rows if r['ref_id'] == 'a-000.png']
+    assert len({r['ref_id'] for r in data.rows}) == 2 and frames == [f'a-000_F{i:02d}.png' for i in range(len(frames))]
+    means = [data[i]['residual'].mean().item() for i in range(len(frames))]
+    assert means[0] > 0 > means[-1] and means == sorted(means, reverse=True)
