@@ -19,6 +19,7 @@ import sys
 import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -261,10 +262,13 @@ def stacks(args):
         raise DatasetError(f'{args.stacks}: no scene is left')
 
 
+read_panorama = lru_cache(maxsize=2)(read_hdr)  # a panorama's views follow one another, and decoding it takes as long as drawing one
+
+
 def simulate_view(path, view, seed=0):
     """View number ``view`` of a panorama: ``(ideal, [(suffix, picture), ...])``, true clipping, through JPEG."""
     generator = torch.Generator().manual_seed(zlib.crc32(f'{seed}/{Path(path).stem}/{view}'.encode()))
-    ideal, pictures = render(random_view(read_hdr(path), generator), EXPOSURES, generator)
+    ideal, pictures = render(random_view(read_panorama(path), generator), EXPOSURES, generator)
     qualities = torch.randint(80, 96, (len(EXPOSURES),), generator=generator).tolist()
     return to_picture(ideal), [(suffix(ev), through_jpeg(to_picture(p), q)) for ev, p, q in zip(EXPOSURES, pictures, qualities)]
 
@@ -272,7 +276,7 @@ def simulate_view(path, view, seed=0):
 def simulate_bracket(path, view, seed=0):
     """Bracket number ``view`` of a panorama, through JPEG: ``(its Mertens fusion, [(suffix, picture), ...])``, from dark to bright."""
     generator = torch.Generator().manual_seed(zlib.crc32(f'{seed}/{Path(path).stem}/{view}/bracket'.encode()))
-    frames = render_bracket(read_hdr(path), generator)
+    frames = render_bracket(read_panorama(path), generator)
     quality = int(torch.randint(80, 96, (1,), generator=generator))
     pictures = [through_jpeg(to_picture(f), quality) for f in frames]
     return Image.fromarray(fuse([np.asarray(p) for p in pictures])), [(f'F{i:02d}', p) for i, p in enumerate(pictures)]

@@ -66,7 +66,7 @@ def perspective_view(panorama, yaw, pitch, fov, size):
 
 
 def log_luminance(light):
-    """Mean, 1st and 99th percentile of a view's luminance, in stops; see :func:`auto_exposure` for the argument."""
+    """Mean, 1st and 99th percentile of the luminance of linear light (1, 3, H, W), in stops."""
     grey = (light * light.new_tensor([.2126, .7152, .0722])[:, None, None]).sum(1).clamp_min(1e-6)
     logs = grey.log2().flatten()
     return logs.mean().item(), logs.quantile(0.01).item(), logs.quantile(0.99).item()
