@@ -40,7 +40,7 @@ from datasets.cache import CachedIEA40K
 from datasets.iea40k import IEA40K, DatasetError
 from datasets.images import ImageError
 from datasets.photographs import Photographs
-from datasets.sampler import StepSampler, mixed
+from datasets.sampler import StepSampler, ignore_interrupt, mixed
 from datasets.simulation import SimulationConfig, quantise, simulate
 from datasets.transforms import MIN_WINDOW
 from exposure.predictor import Predictor, pick_device
@@ -59,6 +59,7 @@ PRESETS = {
     'default': dict(optimizer='adamw', lr=1e-3, schedule='cosine', batch_size=16, epochs=100, loss='l1', patience=0, weight_decay=0.02,
                     warmup=200, ema=0.998, clip=1.0, level_weight=0.0, sizes=[128], late_sizes=[128, 256, 256], jitter=0),
 }
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LOSSES = {'l1': F.l1_loss, 'l2': F.mse_loss, 'smooth_l1': F.smooth_l1_loss}
 
 
@@ -228,7 +229,8 @@ def training_loader(args, start, stop, rank, world):
     counts = shares_of_batch(args, parts)
     sampler = StepSampler([len(p) for p in parts], counts, args.sizes, args.seed, start, stop, rank, world, args.late_sizes)
     # Worker processes only pay where the step runs elsewhere; seeds come with the keys, so their number changes nothing.
-    return DataLoader(Parts(parts, args.skip_bad), batch_sampler=sampler, num_workers=args.workers, collate_fn=collate), parts, counts
+    return DataLoader(Parts(parts, args.skip_bad), batch_sampler=sampler, num_workers=args.workers, collate_fn=collate,
+                      worker_init_fn=ignore_interrupt), parts, counts
 
 
 def collate(samples):
@@ -397,8 +399,12 @@ def train(args):
               f'({per_epoch} an epoch) on {device}, {world} process(es), from step {step}')
 
     stop_signal = []
-    for s in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(s, lambda number, frame: stop_signal.append(number))
+
+    def stop_after_this_step(number, frame):
+        stop_signal.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the next Ctrl-C interrupts at once
+    for s in STOP_SIGNALS:
+        signal.signal(s, stop_after_this_step)
 
     def save_last():
         if main:
@@ -524,11 +530,15 @@ def train_score_head(args):
 
 def main(argv=None):
     args = get_args(argv)
+    handlers = {s: signal.getsignal(s) for s in STOP_SIGNALS}  # train() puts its own in their place
     try:
         return train_score_head(args) if args.score_head else train(args)
     except (DatasetError, ImageError, CheckpointError, TrainingError, ValueError, OSError) as e:
         print(f'train_wavelet.py: {e}', file=sys.stderr)
         return 2
+    finally:
+        for s, handler in handlers.items():
+            signal.signal(s, handler)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,6 @@
 """Which samples make up which batch: a pure function of (seed, step), so that a run can be resumed at any step."""
+import signal
+
 import torch
 from torch.utils.data import Sampler
 
@@ -12,6 +14,11 @@ def mixed(*numbers):
         h = ((h ^ (h >> 27)) * 0x94D049BB133111EB) & (2 ** 64 - 1)
         h ^= h >> 31
     return h >> 1
+
+
+def ignore_interrupt(worker):
+    """``worker_init_fn`` of loaders: Ctrl-C reaches every process of a terminal, but when to stop is for the main one to say."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class StepSampler(Sampler):

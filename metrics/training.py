@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Subset
 
+from datasets.sampler import ignore_interrupt
+
 from .pixel import level_detail, mae, mse, psnr_from_mse, ssim
 
 
@@ -35,7 +37,7 @@ def validate(model, sets, device, batch_size=16, workers=0, rank=0, world=1):
     for name, dataset in sets.items():
         mine = Subset(dataset, range(rank, len(dataset), world))
         rows = []
-        for batch in DataLoader(mine, batch_size, num_workers=workers):
+        for batch in DataLoader(mine, batch_size, num_workers=workers, worker_init_fn=ignore_interrupt):
             pred = model(batch['image'].to(device)).float().cpu()
             label, mask = batch['residual'], batch['mask']
             level, _ = level_detail(pred, label, mask)

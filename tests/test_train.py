@@ -1,7 +1,10 @@
+import contextlib
 import csv
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,6 +132,37 @@ def test_max_minutes_ends_resumable(tmp_path, pairs):
     assert load_training_state(out / 'last.pt')['step'] == 1
     assert run(*pairs, '--out', out, '--epochs', 4, '--batch-size', 4, '--resume', 'auto', *TINY) == 0
     assert load_training_state(out / 'last.pt')['step'] == 8
+
+
+@pytest.mark.parametrize('times', [1, 2])
+def test_ctrl_c_stops_after_the_step_and_at_once_when_repeated(tmp_path, pairs, monkeypatch, times):
+    def interrupted(pred, residual, reduction):
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+        return (pred - residual).abs()
+    monkeypatch.setitem(train_wavelet.LOSSES, 'l1', interrupted)
+    handlers, out = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)], tmp_path / 'out'
+    with pytest.raises(KeyboardInterrupt) if times > 1 else contextlib.nullcontext():
+        assert run(*pairs, '--out', out, '--epochs', 4, '--batch-size', 4, *TINY) == 0
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+    if times == 1:
+        assert load_training_state(out / 'last.pt')['step'] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == 'win32', reason='needs process groups')
+def test_ctrl_c_leaves_data_workers_to_their_work(tmp_path, pairs):
+    out = tmp_path / 'out'
+    spawned = ('import multiprocessing, sys; multiprocessing.set_start_method("spawn"); import train_wavelet; '
+               'sys.exit(train_wavelet.main(sys.argv[1:]))')
+    command = [sys.executable, '-c', spawned, *pairs, '--out', str(out), '--batch-size', '4', '--accumulate', '32', '--epochs', '10000',
+               '--val-every', '10000', *TINY, '--workers', '1']
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while not (out / 'last.pt').exists() and process.poll() is None:
+        time.sleep(0.1)
+    time.sleep(0.2)  # within the second step
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert 'Traceback' not in process.communicate()[1] and process.returncode == 0
 
 
 def test_init_starts_from_weights(tmp_path, pairs):
@@ -364,8 +398,6 @@ def test_two_processes_equal_one(tmp_path, pairs):
 def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path, pairs):
     """SIGKILL at 20 random moments, half of them right while the state is being written."""
     import random
-    import signal
-    import time
     common = [*pairs, '--epochs', '30', '--batch-size', '4', '--val-every', '30', *TINY]
     env = {**os.environ, 'OMP_NUM_THREADS': '1'}
     subprocess.run([sys.executable, str(ROOT / 'train_wavelet.py'), *common, '--out', str(tmp_path / 'whole')], check=True, env=env)
