@@ -5,8 +5,8 @@
 
 Named are: files that are missing or cannot be read, pictures and labels of the wrong size, labels of another dtype, values that are not
 finite or beyond +-255, scores outside 0..10, rows that stand twice, scenes in two of the given splits, references that are missing, validity
-masks that do not fit or are empty. A summary with histograms, of the valid pixels, follows. Exit code 0: clean; 1: faults; 2: the set cannot
-be read at all, or the sheet cannot be written.
+masks that do not fit, are empty or hold no whole window of SSIM. A summary with histograms, of the valid pixels, follows. Exit code 0: clean;
+1: faults; 2: the set cannot be read at all, or the sheet cannot be written.
 """
 import os
 import sys
@@ -18,6 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cli import Parser, at_least
+from metrics.pixel import whole_windows
 
 from .iea40k import LABEL_DTYPES, DatasetError, exposure_of, read_array, read_csv
 from .images import ImageError, read_image
@@ -69,6 +70,10 @@ def check_row(root, row, size):
             return [*faults, f'{validity}: shape {mask.shape}, expected {shape}'], None
         if not mask.any():
             return [*faults, f'{validity}: marks no pixel as valid'], None
+        try:
+            whole_windows(mask)
+        except ValueError as e:
+            faults.append(f'{validity}: {e}')
         label, valid = label[mask.ravel()], mask.mean()
     counts = np.bincount(label + 255, minlength=511)
     total = len(label)

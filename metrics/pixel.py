@@ -102,7 +102,7 @@ def ssim(pred, target, mask=None, shifted=False):
     authors defined. With a mask only windows wholly inside it count.
     """
     def one(p, t, m):
-        return _ssim(_moments(p), _moments(t), _blur(p * t), _windows(m))[int(shifted)]
+        return _ssim(_moments(p), _moments(t), _blur(p * t), whole_windows(m))[int(shifted)]
     return _each(one, pred, target, mask)
 
 
@@ -119,8 +119,12 @@ def _moments(x):
     return _blur(x), _blur(x * x)
 
 
-def _windows(mask):
-    """Which SSIM windows lie wholly inside the mask; None for all of them."""
+def whole_windows(mask):
+    """Which SSIM windows lie wholly inside a mask, (H, W) bool; None for all of them.
+
+    Raises:
+        ValueError: none does.
+    """
     if mask.all():
         return None
     margin = WINDOW // 2
@@ -165,7 +169,7 @@ class Truth:
             raise ValueError('the label holds NaN or infinity')
         if not self.mask.any():
             raise ValueError('the label\'s mask is empty')
-        self.moments, self.windows = _moments(self.target), _windows(self.mask)
+        self.moments, self.windows = _moments(self.target), whole_windows(self.mask)
         self.zones = np.rint(as_array(grey)[self.mask] * (ZONES - 1)).astype(int)
         valid = self.target[self.mask]
         pixels = np.bincount(self.zones, minlength=ZONES)

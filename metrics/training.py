@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Subset
 
 from datasets.sampler import ignore_interrupt
 
-from .pixel import level_detail, mae, mse, psnr_from_mse, ssim
+from .pixel import bias, mae, mse, psnr_from_mse, ssim
 
 
 def gather(rows, world):
@@ -31,6 +31,9 @@ def validate(model, sets, device, batch_size=16, workers=0, rank=0, world=1):
 
     Returns:
         name -> dict(mae, ssim, psnr, level).
+
+    Raises:
+        ValueError: a picture has no figures, as where no whole window of SSIM is valid; it is named.
     """
     model.eval()
     out = {}
@@ -39,10 +42,11 @@ def validate(model, sets, device, batch_size=16, workers=0, rank=0, world=1):
         rows = []
         for batch in DataLoader(mine, batch_size, num_workers=workers, worker_init_fn=ignore_interrupt):
             pred = model(batch['image'].to(device)).float().cpu()
-            label, mask = batch['residual'], batch['mask']
-            level, _ = level_detail(pred, label, mask)
-            figures = (mae(pred, label, mask), ssim(pred, label, mask), mse(pred, label, mask), level)
-            rows += zip(*(np.atleast_1d(v).tolist() for v in figures), batch['img_id'])
+            for *maps, img_id in zip(pred[:, 0], batch['residual'][:, 0], batch['mask'][:, 0], batch['img_id']):
+                try:
+                    rows.append((mae(*maps), ssim(*maps), mse(*maps), abs(bias(*maps)), img_id))
+                except ValueError as e:
+                    raise ValueError(f'{name}: {img_id}: {e}') from e
         rows = sorted(gather(rows, world), key=lambda r: r[-1])  # one order of summation for any number of processes
         means = np.array([r[:-1] for r in rows]).mean(0).tolist()
         out[name] = dict(mae=means[0], ssim=means[1], psnr=float(psnr_from_mse(means[2])), level=means[3])

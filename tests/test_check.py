@@ -74,9 +74,10 @@ def test_validity_masks(clean, capsys):
     np.save(folder / 's0_P1.npy', half * 0)
     np.save(folder / 's1_N1.npy', half[:200])
     np.save(folder / 's1_P1.npy', half.astype(np.float32))
+    np.save(folder / 's2_N1.npy', half * (np.arange(256) % 11 < 10))
     assert main([str(clean), str(clean / 'all.csv')]) == 1
     out = capsys.readouterr().out
-    for words in (('s0_P1.npy', 'no pixel'), ('s1_N1.npy', '(200, 256)'), ('s1_P1.npy', 'float32')):
+    for words in (('s0_P1.npy', 'no pixel'), ('s1_N1.npy', '(200, 256)'), ('s1_P1.npy', 'float32'), ('s2_N1.npy', '11x11')):
         assert any(all(w in line for w in words) for line in out.splitlines()), words
 
 

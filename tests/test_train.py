@@ -165,6 +165,13 @@ def test_ctrl_c_leaves_data_workers_to_their_work(tmp_path, pairs):
     assert 'Traceback' not in process.communicate()[1] and process.returncode == 0
 
 
+def test_a_picture_that_cannot_be_validated_is_named(tmp_path, pairs, capsys):
+    (tmp_path / 'set/label/validity').mkdir()
+    np.save(tmp_path / 'set/label/validity/s1_P1.npy', np.repeat(np.arange(256)[None] % 11 < 10, 256, 0))
+    error = fault(capsys, *pairs, '--out', tmp_path / 'o', '--epochs', 1, '--batch-size', 8, *TINY)
+    assert 'set: s1_P1.png: a mask without any whole 11x11 window' in error
+
+
 def test_init_starts_from_weights(tmp_path, pairs):
     assert run(*pairs, '--out', tmp_path / 'a', '--epochs', 1, '--batch-size', 4, *TINY) == 0
     assert run(*pairs, '--out', tmp_path / 'b', '--epochs', 1, '--batch-size', 4, '--init', tmp_path / 'a/best.safetensors', '--lr', 0,
