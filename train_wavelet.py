@@ -366,6 +366,9 @@ def train(args):
         try:
             if (before := state['arguments']['optimizer']) != args.optimizer:
                 raise ValueError(f'one with --optimizer {before}')
+            before, own = type(network.config)(**state['config']).to_dict(), network.config.to_dict()
+            if other := [f'{k}={v}' for k, v in before.items() if k != 'dropout' and own.get(k) != v]:  # all wavelets' weights fit
+                raise ValueError(f'one with {", ".join(other)}')
             network.load_state_dict(state['model'])
             optimizer.load_state_dict(state['optimizer'])
             for group, weight_decay in zip(optimizer.param_groups, (args.weight_decay, 0.0)):  # the state brings that run's along
@@ -421,7 +424,7 @@ def train(args):
     minutes_before = float(log.rows[-1]['minutes']) if main and log.rows else 0.0
     batches = iter(loader)
     bar = tqdm(total=total, initial=step, disable=not (main and sys.stderr.isatty()), unit='step')
-    while step < total:
+    while step < total and not (args.patience and since_best >= args.patience):
         for group in optimizer.param_groups:
             group['lr'] = learning_rate(step, total, per_epoch, args)
         torch.manual_seed(mixed(args.seed, 5, step, rank))  # dropout: a resumed run draws what an uninterrupted one would
@@ -490,8 +493,6 @@ def train(args):
                 log.add(row)
             losses, norms, seen, mark = [], [], 0, time.time()
             save_last()
-            if args.patience and since_best >= args.patience:
-                break
         if stop:
             save_last()
             break

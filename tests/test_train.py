@@ -165,6 +165,20 @@ def test_ctrl_c_leaves_data_workers_to_their_work(tmp_path, pairs):
     assert 'Traceback' not in process.communicate()[1] and process.returncode == 0
 
 
+def test_a_run_without_patience_left_is_not_trained_further(tmp_path, pairs):
+    common = [*pairs, '--out', tmp_path / 'o', '--epochs', 4, '--batch-size', 4, '--lr', 0, '--ema', 0, '--patience', 1, *TINY]
+    for resume in ([], ['--resume', 'auto']):
+        assert run(*common, *resume) == 0
+        assert load_training_state(tmp_path / 'o/last.pt')['step'] == 4  # the second validation was not better
+
+
+def test_a_state_of_another_network_is_refused(tmp_path, pairs, capsys):
+    common = [*pairs, '--out', tmp_path / 'o', '--batch-size', 8, *TINY]
+    assert run(*common, '--epochs', 1, '--wavelet', 'db4') == 0
+    assert 'another run (one with wavelet=db4)' in fault(capsys, *common, '--epochs', 2, '--resume', 'auto')  # its weights have the same shapes
+    assert run(*common, '--epochs', 2, '--wavelet', 'db4', '--config', 'dropout=0.1', '--resume', 'auto') == 0
+
+
 def test_a_picture_that_cannot_be_validated_is_named(tmp_path, pairs, capsys):
     (tmp_path / 'set/label/validity').mkdir()
     np.save(tmp_path / 'set/label/validity/s1_P1.npy', np.repeat(np.arange(256)[None] % 11 < 10, 256, 0))
