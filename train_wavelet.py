@@ -12,8 +12,8 @@
 
 --photos and --data can be given together, --data, --train-csv and --val-csv several times (paired in order; in the log a set has
 its folder's name, or folder/CSV where two have the same). A run writes into --out:
-last.pt (everything needed to resume), best.safetensors (EMA weights with the lowest validation MAE, mean over the validation sets), log.csv,
-curves.png and TensorBoard files.
+last.pt (everything needed to resume), best.safetensors (EMA weights with the lowest validation MAE, mean over the validation sets; the last
+weights where nothing was validated), log.csv, curves.png and TensorBoard files.
 """
 import argparse
 import contextlib
@@ -500,8 +500,9 @@ def train(args):
     if skipped:
         print(f'{skipped} samples could not be read and were skipped', file=sys.stderr)
     if main:
-        if not val_sets:
-            save_model(ema.module if ema else network, args.out / 'best.safetensors', dict(step=step))
+        weights = args.out / 'best.safetensors'
+        if not val_sets or math.isinf(best) or not weights.exists():  # never validated, or not into this folder
+            save_model(ema.module if ema else network, weights, dict(step=step))
         if log.rows:
             draw_curves(log.rows, args.out / 'curves.png')
         writer.close()

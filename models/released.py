@@ -398,7 +398,7 @@ def load_released(path, device='cpu'):
 
     Raises:
         CheckpointError: in one line, with the file's name and the reason: no such file, cut short, holds
-            more than tensors, or another network's (missing, unexpected and misshapen weights are named).
+            more than tensors, a training state, or another network's (missing, unexpected and misshapen weights are named).
     """
     path = Path(path)
     if not path.is_file():
@@ -412,6 +412,8 @@ def load_released(path, device='cpu'):
                                   'nothing in it was executed') from e
         reason = f'{type(e).__name__}: {e}'.splitlines()[0].split('. ')[0][:120]
         raise CheckpointError(f'{path}: cut short, damaged, or no file of torch.save ({reason})') from e
+    if isinstance(state, dict) and {'model', 'optimizer'} <= state.keys():
+        raise CheckpointError(f'{path}: a training state, which is for --resume; best.safetensors beside it holds weights')
     items = state.items() if isinstance(state, dict) else ()
     if not items or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in items):
         raise CheckpointError(f'{path}: not a state_dict (names and tensors) but a {type(state).__name__}')

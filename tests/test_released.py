@@ -306,6 +306,11 @@ def test_no_state_dict(tmp_path, content):
     assert 'not a state_dict' in refusal(tmp_path / 'odd.pth')
 
 
+def test_a_training_state_is_told_from_weights(tmp_path):
+    torch.save({'model': full_state(), 'optimizer': {}, 'step': 3}, tmp_path / 'last.pt')
+    assert 'a training state' in (said := refusal(tmp_path / 'last.pt')) and 'best.safetensors beside it' in said
+
+
 def test_no_file_and_no_weights(tmp_path):
     assert 'no such file' in refusal(tmp_path / 'absent.pth')
     assert 'no such file' in refusal(tmp_path)      # a folder
