@@ -53,6 +53,7 @@ from exposure import heatmap
 from exposure.criteria import CriteriaError, find_mask, judge, load_criteria, read_mask, shipped
 from exposure.predictor import DEFAULT_CHECKPOINT, PRECISIONS, Batcher, Predictor
 from exposure.scoring import THRESHOLD, score_map
+from models.checkpoint import weights_id
 
 SAMPLES = Path(__file__).resolve().parent / 'img_to_pred'
 COLUMNS = ('score', 'mean_residual', 'mean_abs_residual', 'share_under', 'share_over')
@@ -515,7 +516,7 @@ def main(argv=None) -> int:
     keep_freed_memory()
 
     settings = {
-        'weights': hashlib.sha256(args.checkpoint.read_bytes()).hexdigest()[:16],
+        'weights': weights_id(args.checkpoint),
         'size': predictor.size,
         'amp': args.amp,
         'range': args.range,

@@ -49,7 +49,7 @@ from metrics import plcc, srcc
 from metrics.training import Log, draw_curves, panel, validate
 from models import CheckpointError, load_model, save_model
 from models.baselines import NETWORKS
-from models.checkpoint import atomic_write, build_model, load_training_state, network_name, save_training_state
+from models.checkpoint import atomic_write, build_model, load_training_state, network_name, save_training_state, weights_id
 from models.p_ieanet import MIN_SIZE, PIEANet, PIEANetConfig, luma
 from models.wavelet import WAVELETS
 
@@ -525,8 +525,8 @@ def train_score_head(args):
             answers = dict(learned=head(seen), plain=plain_score(seen))
         figures[name] = {f'{k}_{f.__name__}': f(x.numpy(), given.numpy()) for k, x in answers.items() for f in (plcc, srcc)}
         print(f'{name}: ' + '  '.join(f'{k} {v:.4f}' for k, v in figures[name].items()), flush=True)
-    save_score_head(head, args.score_head, dict(pictures=len(scores), weights=args.init.name, validation=figures,
-                                                sets=[str(c) for c in args.train_csv]))
+    save_score_head(head, args.score_head, dict(pictures=len(scores), weights=args.init.name, weights_id=weights_id(args.init),
+                                                validation=figures, sets=[str(c) for c in args.train_csv]))
     return 0
 
 

@@ -101,10 +101,10 @@ class Predictor:
         threshold: |residual| from which a pixel counts as under- or over-exposed in the shares.
         max_pixels: larger files are refused.
         model: a network to use in place of a checkpoint: (B, 3, H, W) RGB in [0, 1] -> (B, 1, H, W).
-        score_head: a file of `train_wavelet.py --score-head`, for `learned_score`.
+        score_head: a file of `train_wavelet.py --score-head`, for `learned_score`; it belongs to the weights it was trained with.
 
     Raises:
-        CheckpointError (a ValueError): the weights cannot be read; one line with the file's name.
+        CheckpointError (a ValueError): the weights cannot be read, or the score head is of others; one line with the file's name.
         ValueError: an argument out of range, or a device that is not there.
     """
 
@@ -130,8 +130,10 @@ class Predictor:
         if precision not in PRECISIONS:
             raise ValueError(f'precision must be one of {sorted(PRECISIONS)}, but is {precision!r}')
         self.device = pick_device(device)
+        weights = None
         if model is None:
-            model = load_model(checkpoint or DEFAULT_CHECKPOINT, self.device)
+            weights = checkpoint or DEFAULT_CHECKPOINT
+            model = load_model(weights, self.device)
         self.model = model.to(self.device).eval()
         released = isinstance(model, ReleasedWaveletNet)
         if not released:  # which chooses its own memory layout
@@ -141,7 +143,7 @@ class Predictor:
         self.upsample = upsample or ('bilinear' if released else 'guided')
         self.precision = PRECISIONS[precision]
         self.threshold, self.max_pixels = threshold, max_pixels
-        self.score_head = None if score_head is None else load_score_head(score_head)
+        self.score_head = None if score_head is None else load_score_head(score_head, weights)
         config = getattr(model, 'config', None)
         self.has_gain = hasattr(model, 'gain_and_offset') and getattr(config, 'head', 'gain') == 'gain'
         self.has_gain = self.has_gain and self.upsample != 'bilinear'

@@ -1,11 +1,11 @@
 """The learned score: from statistics of the residual map to the score that people gave (paper, section 5.2, with fine-tuning).
 
-    python train_wavelet.py --score-head head.safetensors --init checkpoints/p_ieanet.safetensors --data SPAQ --train-csv train.csv
+    python train_wavelet.py --score-head head.safetensors --init checkpoints/p_ieanet.safetensors --data sets/spaq --train-csv sets/spaq/train.csv
     Predictor(score_head='head.safetensors').predict('photo.jpg').learned_score
 
-The exposure network is frozen: each picture's map is computed once and summed up in some forty numbers, and only the head is trained, in
-seconds. A head belongs to the weights whose maps it has seen; trained on scores that are derived from labels (as `datasets.build` writes
-them) it learns what the map systematically misses, and nothing about people.
+sets/spaq is made of SPAQ as published by `python -m datasets.spaq`. The exposure network is frozen: each picture's map is computed once and
+summed up in some forty numbers, and only the head is trained, in seconds. A head belongs to the weights whose maps it has seen; trained on
+scores that are derived from labels (as `datasets.build` writes them) it learns what the map systematically misses, and nothing about people.
 """
 import json
 import os
@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from datasets.iea40k import read_csv
-from models.checkpoint import CheckpointError, atomic_write, load_weights, read_header
+from models.checkpoint import CheckpointError, atomic_write, load_weights, read_header, weights_id
 
 from .scoring import zone_shares
 
@@ -84,7 +84,7 @@ class ScoreHead(nn.Module):
         return self.raw(statistics).clamp(0, 10)
 
 
-def set_statistics(predictor, root: str | os.PathLike, csv: str | os.PathLike, chunk: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+def set_statistics(predictor, root: str | os.PathLike, csv: str | os.PathLike, chunk: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
     """((N, COUNT) statistics, (N,) scores) of a set: its pictures in root/IEA_img and img_id, score of its CSV; labels are not needed.
 
     Args:
@@ -143,8 +143,11 @@ def save_score_head(head: ScoreHead, path: str | os.PathLike, metadata: dict | N
     atomic_write(path, serialize(tensors, metadata=header))
 
 
-def load_score_head(path: str | os.PathLike) -> ScoreHead:
+def load_score_head(path: str | os.PathLike, weights: str | os.PathLike | None = None) -> ScoreHead:
     """The head of a file, in eval mode; ``head.provenance`` is the stored metadata.
+
+    Args:
+        weights: the network's, to make sure that they are those whose maps the head has seen (older heads do not say which).
 
     Raises:
         CheckpointError (a ValueError): in one line, with the file's name and the reason.
@@ -152,6 +155,9 @@ def load_score_head(path: str | os.PathLike) -> ScoreHead:
     network, config, provenance = read_header(path)
     if network != 'score_head':
         raise CheckpointError(f'{path}: not a score head, but {network}')
+    own = provenance.get('weights_id')
+    if weights is not None and own is not None and own != (given := weights_id(weights)):
+        raise CheckpointError(f'{path}: a score head of {provenance["weights"]} ({own}), not of {weights} ({given})')
     try:
         head = ScoreHead(**config)
     except (TypeError, RuntimeError) as error:

@@ -3,6 +3,7 @@
 Our checkpoints are safetensors with everything needed to use them as metadata: the network's name and config, where the
 weights come from and what was measured. The authors' published ``.pth`` files are read with ``weights_only=True`` (models/released.py).
 """
+import hashlib
 import io
 import json
 import os
@@ -68,6 +69,11 @@ def save_model(model, path, metadata=None, state=None):
     tensors = {k: v.detach().float().contiguous().cpu() for k, v in state.items()}
     header = {'network': network_name(model), 'config': json.dumps(model.config.to_dict()), 'metadata': json.dumps(metadata or {})}
     atomic_write(path, serialize(tensors, metadata=header))
+
+
+def weights_id(path):
+    """The first 16 hex digits of the SHA-256 of a file's bytes."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
 def read_header(path):

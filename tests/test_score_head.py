@@ -146,6 +146,11 @@ def test_flag_trains_a_head_that_the_predictor_uses(rated, capsys):
     assert result.learned_score == pytest.approx(9, abs=1) and predictor.score_head.provenance['pictures'] == 12
     without = Predictor(weights, 'cpu').predict(picture)
     assert without.learned_score is None and without.score == result.score
+    other = PIEANet(SMALL)
+    save_model(other, rated / 'other.safetensors')
+    with pytest.raises(CheckpointError, match='head.safetensors: a score head of small.safetensors .* not of .*other.safetensors'):
+        Predictor(rated / 'other.safetensors', 'cpu', score_head=out)
+    assert Predictor(model=other, device='cpu', score_head=out).predict(picture).learned_score is not None  # nobody knows of which file
 
 
 @pytest.mark.parametrize('arguments, words', [
