@@ -17,8 +17,8 @@ picture whose map would otherwise take the name of another picture that is there
 program wrote are never taken as input; it knows them by the text in the PNG, so that a photograph may be called
 long_exposure.png. With --out the folder tree is kept, from the common parent of all inputs downwards. Every
 file gets its name only when it is complete, so an interrupted run is continued with --skip-existing; that
-takes a heat map for done when it was made from the same picture (name, size in bytes, time of its last
-change) with the same weights and settings (they all stand in the PNG).
+takes a heat map for done when it was made from the same picture and mask (name, size in bytes, time of the
+last change) with the same weights and settings (they all stand in the PNG).
 
 Exit code: 0 all done; 1 some pictures failed (listed at the end, the others are done); 2 a bad argument, or
 the one picture asked for cannot be read; 130 interrupted.
@@ -248,8 +248,8 @@ def atomic_write(path: Path, data: bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error  # with the name that the user knows
 
 
-def identify(picture: str) -> dict | None:
-    """What tells a picture from others with its stem and from its own later versions; None: it cannot be looked at.
+def identify(picture: str | os.PathLike) -> dict | None:
+    """What tells a picture, or its mask, from others with its stem and from its own later versions; None: it cannot be looked at.
 
     Without its folder: maps are passed on, and an archive may move.
     """
@@ -300,6 +300,10 @@ def draw(job: Job, predictor: Predictor, network, options: Options, budget: Pixe
         ImageError: it cannot be read. OSError: the result cannot be written.
     """
     source = identify(job.picture)  # before it is read: when it is replaced meanwhile, the map is not taken for the new one's
+    mask_path = None
+    if options.criteria is not None and options.criteria.needs_subject:
+        mask_path = find_mask(options.mask_dir, job.picture, options.base)
+        source = source and {**source, 'mask': identify(mask_path)}
     if options.skip_existing and (row := finished(job, options, source)) is not None:
         return row
     held = []
@@ -315,9 +319,7 @@ def draw(job: Job, predictor: Predictor, network, options: Options, budget: Pixe
         row = {'width': residual.shape[1], 'height': residual.shape[0]}
         row.update((name, round(scores[name], 6)) for name in COLUMNS)
         if options.criteria is not None:
-            mask = None
-            if options.criteria.needs_subject:
-                mask = read_mask(find_mask(options.mask_dir, job.picture, options.base), residual.shape)
+            mask = None if mask_path is None else read_mask(mask_path, residual.shape)
             judgement = judge(residual, options.criteria, item.grey, mask)
             row.update(zip(CRITERIA_COLUMNS, (judgement.score, judgement.label, judgement.why)))
         index = heatmap.to_index(residual, options.range)
@@ -513,6 +515,7 @@ def main(argv=None) -> int:
     # One thread per picture beats many threads on one, and makes the result independent of their number.
     torch.set_num_threads(1 if batch_size == 1 or on_gpu else workers)
     cv2.setNumThreads(1)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # --amp off is fp32
     keep_freed_memory()
 
     settings = {
@@ -543,9 +546,9 @@ def main(argv=None) -> int:
         for other, (part_rows, part_reasons) in enumerate(parts):
             rows[other::world], reasons[other::world] = part_rows, part_reasons
     try:
+        write_tables(args, jobs, rows, reasons, settings)  # first: they took the time
         if any(row is not None for row in rows):
             atomic_write((args.out or folder) / LEGEND, heatmap.encode_legend(table, args.range))
-        write_tables(args, jobs, rows, reasons, settings)
     except OSError as error:
         report(jobs, rows, reasons, own)
         print(printable(f'cannot write {error.filename} ({error.strerror or error})'), file=sys.stderr)

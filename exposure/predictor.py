@@ -96,7 +96,8 @@ class Predictor:
         radius, eps: of the guided filter, in pixels of the small picture and in squared grey on [0, 1]. None:
             8 for gain and offset, which are smooth, and 2 for a residual, which is not (measured on
             validation pictures).
-        precision: 'off' (fp32), 'bf16' or 'fp16' autocast.
+        precision: 'off' (fp32; on a GPU, convolutions in TF32 unless torch.backends.cudnn.allow_tf32 is off), 'bf16' or
+            'fp16' autocast.
         compile: run the network through `torch.compile` (pays off for thousands of pictures).
         threshold: |residual| from which a pixel counts as under- or over-exposed in the shares.
         max_pixels: larger files are refused.

@@ -208,6 +208,14 @@ def test_tables(tmp_path, weights):
     assert failure['picture'].endswith('bad.jpg') and 'bad.jpg' in failure['reason']
 
 
+def test_a_legend_that_cannot_be_written_costs_no_table(tmp_path, weights, capsys):
+    (tmp_path / '_exposure_legend.png').mkdir()
+    assert call(weights, save(tmp_path / 'a.png'), '--csv', tmp_path / 's.csv', '--json', tmp_path / 's.json') == 1
+    assert len((tmp_path / 's.csv').read_text().splitlines()) == 2 and (tmp_path / 's.json').exists()
+    said = capsys.readouterr()
+    assert 'score' in said.out and '_exposure_legend.png' in said.err.splitlines()[-1]
+
+
 def test_bad_arguments_are_one_line_and_exit_2(tmp_path, weights, capsys):
     picture = save(tmp_path / 'a.png')
     (tmp_path / 'empty').mkdir()
@@ -332,6 +340,24 @@ def test_skip_existing_knows_the_picture(tmp_path, weights, monkeypatch):
     assert read == [str(other)]
     for path in (tmp_path / 'out').glob('*.png'):
         assert str(tmp_path).encode() not in path.read_bytes()  # maps may be passed on
+
+
+def test_skip_existing_knows_the_mask(tmp_path, weights):
+    picture, mask = save(tmp_path / 'in/a.png'), tmp_path / 'masks/a.png'
+
+    def score():
+        flags = ['--criteria', 'portrait', '--mask-dir', mask.parent, '--csv', tmp_path / 's.csv', '--skip-existing']
+        assert call(weights, picture, *flags) == 0
+        [row] = csv.DictReader((tmp_path / 's.csv').open())
+        return row['criteria_score'], row['criteria_why']
+
+    half = Image.new('L', (90, 60), 0)
+    half.paste(255, (0, 0, 45, 60))
+    save(mask, half)
+    first = score()
+    save(mask, half.transpose(Image.Transpose.ROTATE_180))
+    os.utime(mask, ns=(0, 1))
+    assert score() != first
 
 
 def test_skip_existing_needs_the_picture(tmp_path, weights, monkeypatch, capsys):
