@@ -83,7 +83,17 @@ class CachedIEA40K(Dataset):
             with locked(self.path):  # under torchrun one process makes the file
                 if not self._is_current(mark):
                     self._write(source, mark)
-        self.records = np.memmap(self.path, record(side), 'r', offset=HEADER, shape=(len(self.rows),))
+        self._open()
+
+    def _open(self):
+        self.records = np.memmap(self.path, record(self.side), 'r', offset=HEADER, shape=(len(self.rows),))
+
+    def __getstate__(self):  # a memory map would go to a data worker as a copy of the whole file
+        return {k: v for k, v in self.__dict__.items() if k != 'records'}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._open()
 
     def _is_current(self, mark):
         try:

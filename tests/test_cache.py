@@ -1,4 +1,5 @@
 import os
+import pickle
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,12 @@ def test_cache_gives_the_same_samples(tmp_path):
             a, b = plain[key], cached[key]
             assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in ('image', 'residual', 'mask'))
             assert a['img_id'] == b['img_id'] and a['score'] == b['score']
+
+
+def test_a_data_worker_opens_the_file_itself(tmp_path):
+    cached = CachedIEA40K(tmp_path, make_set(tmp_path), tmp_path / 'all.cache')
+    sent = pickle.dumps(cached)
+    assert len(sent) < 10_000 and torch.equal(pickle.loads(sent)[3]['image'], cached[3]['image'])
 
 
 def test_cache_is_made_anew_when_something_changes(tmp_path):
