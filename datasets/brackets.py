@@ -31,7 +31,7 @@ TEXTURE = 16.0    # variance of grey in a window from which it says something ab
 
 
 class UnalignedError(DatasetError):
-    """A scene of which no two frames fit together; builders go on without it."""
+    """A scene of which no two frames fit together, or nothing is left when they do; builders go on without it."""
 
 
 @dataclass
@@ -219,6 +219,9 @@ def align(frames, base=None):
 
     Returns:
         :class:`Bracket`.
+
+    Raises:
+        UnalignedError: nothing is left within the margin, as of a long strip.
     """
     order = [base] if base is not None else sorted(range(len(frames)), key=lambda i: -well_exposed(frames[i].grey))
     best = None
@@ -229,6 +232,9 @@ def align(frames, base=None):
         if 2 * len(kept) > len(frames):
             break
     margin = math.ceil(max(f.moved for f in best.frames) - 1e-3)
+    height, width = best.frames[0].pixels.shape[:2]
+    if 2 * margin >= min(height, width):
+        raise UnalignedError(f'{frames[0].path.parent}: frames are moved by up to {margin} pixels, which leaves nothing of {width}x{height}')
     if margin:
         for f in best.frames:
             f.pixels = np.ascontiguousarray(f.pixels[margin:-margin, margin:-margin])
@@ -242,7 +248,8 @@ def read_bracket(folder, base=None):
         folder: one scene's frames, all of one size. base: file name of the frame that keeps its place (a given reference).
 
     Raises:
-        DatasetError: frames of several sizes, or no frame of the name ``base``. UnalignedError: fewer than two frames that fit together.
+        DatasetError: frames of several sizes, or no frame of the name ``base``. UnalignedError: fewer than two frames that fit together,
+            or nothing that all of them show.
     """
     frames = read_frames(folder)
     index = None

@@ -190,17 +190,19 @@ def write_csv(path, columns, rows):
 def unique_names(files, root):
     """Scene names of pictures: the stem; the path with '-' where two share a stem; with its extension where two share that.
 
+    Compared without case, for file systems that do not tell a.png from A.png.
+
     Raises:
         DatasetError: two pictures still share a name.
     """
     names = {f: f.stem for f in files}
     for longer in (lambda path: path.with_suffix(''), lambda path: path):
-        counts = Counter(names.values())
-        names = {f: name if counts[name] == 1 else '-'.join(longer(f.relative_to(root)).parts) for f, name in names.items()}
+        counts = Counter(name.casefold() for name in names.values())
+        names = {f: name if counts[name.casefold()] == 1 else '-'.join(longer(f.relative_to(root)).parts) for f, name in names.items()}
     owners = {}
     for f, name in names.items():
-        if owners.setdefault(name, f) is not f:
-            raise DatasetError(f'{f}: would be scene {name}, as {owners[name]}: rename one of them')
+        if owners.setdefault(name.casefold(), f) is not f:
+            raise DatasetError(f'{f}: would be scene {name}, as {owners[name.casefold()]}: rename one of them')
     return names
 
 
@@ -286,8 +288,10 @@ def hdri(args):
     if not args.hdri.is_dir():
         raise DatasetError(f'{args.hdri}: no such folder')
     files = sorted(args.hdri.glob('*.hdr'))
+    if args.part and not args.list:
+        raise DatasetError(f'--part {args.part}: names a part of --list, which is not given')
     if args.list:
-        wanted = {r['file'] for r in read_table(args.list, ('file', 'split')) if r['split'] == args.part}
+        wanted = {r['file'] for r in read_table(args.list, ('file', 'split')) if r['split'] == (args.part or 'train')}
         files = [f for f in files if f.name in wanted]
     if not files:
         raise DatasetError(f'{args.hdri}: holds no panoramas (.hdr)')
@@ -316,7 +320,7 @@ def parser():
     c = sub.add_parser('hdri', help='out of equirectangular HDR panoramas (.hdr)')
     c.add_argument('--hdri', type=Path, required=True, help='folder of panoramas')
     c.add_argument('--list', type=Path, help='CSV with the columns file and split (docs/lists/hdri.csv), to take one part only')
-    c.add_argument('--part', choices=('train', 'val', 'test'), default='train', help='the part to take with --list')
+    c.add_argument('--part', choices=('train', 'val', 'test'), help='the part to take with --list (default: train)')
     c.add_argument('--reference', choices=('auto', 'fused'), default='auto', help='the ideal: the view auto-exposed after Reinhard, with nine '
                    'exposures of it as inputs, or the Mertens fusion of a bracket of it, with its frames (default: auto)')
     c.add_argument('--views', type=at_least(1), default=10, help='views of each panorama')

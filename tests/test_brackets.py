@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.brackets import (Frame, align, disagreement, exif_stops, find_warp, fuse, judge, level_map, read_bracket, read_frames,
+from datasets.brackets import (Frame, UnalignedError, align, disagreement, exif_stops, find_warp, fuse, judge, level_map, read_bracket, read_frames,
                                reference_picture, similarity, warp)
 from datasets.iea40k import DatasetError
 from datasets.zones import correct_zones, superpixels, zone_of
@@ -111,6 +111,13 @@ def test_shifted_frame_moves_and_the_margin_goes():
     assert not result.dropped and [f.moved > 3 for f in result.frames] == [False, True, False, False, False]
     assert len({f.pixels.shape for f in result.frames}) == 1 and result.frames[0].pixels.shape[0] < 160
     assert similarity(result.frames[1].grey, result.frames[2].grey) > .9
+
+
+def test_a_strip_of_which_nothing_is_left_is_named():
+    frames = bracket(picture=scene(height=40, width=600))
+    frames[1].pixels = np.roll(frames[1].pixels, 30, 1)
+    with pytest.raises(UnalignedError, match='moved by up to .* leaves nothing of 600x40'):
+        align(frames, base=2)
 
 
 @pytest.mark.parametrize('place', range(5))

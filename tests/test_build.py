@@ -237,6 +237,7 @@ def test_scene_names():
     assert names('a.jpg', 'x/b.jpg') == ['a', 'b']
     assert names('x/a.jpg', 'y/a.jpg', 'b.jpg') == ['x-a', 'y-a', 'b']
     assert names('a.jpg', 'a.png', 'x/a.png') == ['a.jpg', 'a.png', 'x-a']
+    assert names('IMG.JPG', 'x/img.jpg', 'b.jpg') == ['IMG', 'x-img', 'b']  # some file systems do not tell IMG.png from img.png
     with pytest.raises(DatasetError, match='would be scene x-a.jpg'):
         names('x-a.jpg', 'x/a.jpg', 'y/a.jpg')
 

@@ -95,6 +95,16 @@ def test_build(tmp_path, folder):
     assert [n for n, _ in frames] == 'N4 N3 N2 N1 P0 P1 P2 P3 P4'.split() and ideal.size == (512, 384)
 
 
+def test_a_part_is_one_of_a_list(tmp_path, folder, capsys):
+    (tmp_path / 'list.csv').write_text('file,split\na.hdr,train\nb.hdr,test\n')
+    command = ['hdri', '--hdri', str(folder), '--out', str(tmp_path / 'set'), '--views', '1']
+    assert main([*command, '--part', 'test']) == 2
+    error = capsys.readouterr().err
+    assert '--part test' in error and '--list' in error and error.count('\n') == 1
+    assert main([*command, '--list', str(tmp_path / 'list.csv'), '--part', 'test']) == 2  # b.hdr is not there
+    assert main([*command, '--list', str(tmp_path / 'list.csv')]) == 0
+
+
 @pytest.mark.parametrize('seed', range(8))
 def test_brackets_of_panoramas_go_from_dark_to_bright(seed):
     light = torch.from_numpy(panorama()).permute(2, 0, 1)[None]
