@@ -222,11 +222,11 @@ def draw(report, sets, measured, first, folder, cases=3):
 
 def run(argv=None):
     args, started = arguments(argv), time.time()
-    rank, world = join()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     cv2.setNumThreads(1)  # --workers threads use it at the same time
-    error, unwritten = None, []
+    rank, world, error, unwritten = 0, 1, None, []
     try:
+        rank, world = join()
         device = choose_device(args.device)
         sets, methods = load_sets(args), load_methods(args, device)
         if args.out and args.out.is_dir():

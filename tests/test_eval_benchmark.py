@@ -319,6 +319,12 @@ def test_a_bad_sample_ends_in_one_line_that_names_it(tmp_path, capsys):
         assert not out.exists()
 
 
+def test_processes_without_torchrun_are_one_line(tiny, capsys, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    assert run('--data', tiny, '--csv', tiny / 'test.csv', '--device', 'cpu') == 2
+    one_line(capsys, 'eval_benchmark.py: ', 'RANK')
+
+
 def test_score_column_is_circular_only_if_all_of_it_is(tmp_path, tiny):
     data = tmp_path / 'tiny'
     shutil.copytree(tiny, data)
@@ -332,6 +338,23 @@ def test_score_column_is_circular_only_if_all_of_it_is(tmp_path, tiny):
     assert not about['circular']
     assert constant['srcc_lo'] <= constant['srcc'] <= constant['srcc_hi'] and math.isnan(zero['srcc'])
     assert constant['plcc_lo'] <= constant['plcc'] <= constant['plcc_hi']
+
+
+def test_scores_over_the_valid_pixels_are_circular_too(tmp_path, tiny):
+    data = tmp_path / 'tiny'
+    shutil.copytree(tiny, data)
+    (data / 'label/validity').mkdir()
+    lines = [list(line) for line in read_lines(tiny / 'test.csv')]
+    valid = np.zeros((256, 256), bool)
+    valid[:64] = True
+    for line in lines[1:]:  # the first has no mask
+        label = np.load(data / f'label/exposure_condition/{Path(line[0]).stem}.npy')
+        np.save(data / f'label/validity/{Path(line[0]).stem}.npy', valid)
+        line[2] = f'{10 * (1 - np.abs(label[valid]).mean() / 255):.4f}'
+    write_csv(data / 'test.csv', lines)
+    dataset = IEA40K(data, data / 'test.csv', size=256)
+    about, _ = summarise(combine([evaluate(dataset, [rows.from_baseline('zero')])]), ['zero'], resamples=0)
+    assert about['circular']
 
 
 def test_frames_of_brackets_are_ordered_by_their_number(tmp_path):
