@@ -96,8 +96,7 @@ def export_program(model, maps=False):
     """
     config = getattr(model, 'config', None)
     if not hasattr(model, 'fields') or not hasattr(config, 'use_dwt'):
-        raise ValueError(f'{type(model).__name__} cannot be exported, accepted: PIEANet (the authors\' network mixes its batch '
-                         'and takes 256x256 only)')
+        raise ValueError(f'{type(model).__name__} cannot be exported, accepted: PIEANet')
     if maps and config.head != 'gain':
         raise ValueError(f"the network's head is {config.head!r}: it has no gain and offset")
     shapes = {'picture': {0: torch.export.Dim('batch', min=1, max=1024), 2: torch.export.Dim('height', min=32, max=16384),

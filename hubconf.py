@@ -8,7 +8,7 @@
 import sys as _sys
 from pathlib import Path as _Path
 
-dependencies = ['torch', 'torchvision', 'numpy', 'PIL', 'cv2', 'safetensors']
+dependencies = ['torch', 'numpy', 'PIL', 'cv2', 'safetensors', 'tqdm']
 
 _ROOT = _Path(__file__).resolve().parent
 _WEIGHTS = _ROOT / 'checkpoints' / 'p_ieanet.safetensors'

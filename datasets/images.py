@@ -109,18 +109,6 @@ def read_image(
         raise ImageError(f'{path}: {_reason(error)}') from error
 
 
-def decode_image(data: bytes, name: str = 'picture', max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """`read_image` for the bytes of a file; `name` stands in for the file's name in errors."""
-    if not data:
-        raise ImageError(f'{name}: the file is empty')
-    try:
-        return _read(io.BytesIO(data), Path(name), max_pixels)
-    except ImageError:
-        raise
-    except Exception as error:  # see read_image
-        raise ImageError(f'{name}: {_reason(error)}') from error
-
-
 def convert_image(image: Image.Image, name: str = 'picture') -> Image.Image:
     """Any PIL picture as 8-bit sRGB 'RGB', upright, by the rules above; ImageError where none applies."""
     image.load()

@@ -80,7 +80,7 @@ def find_methods(folders: list[str], common: bool = False) -> tuple[list[Method]
     """
     methods = []
     for text in folders:
-        name, _, path = text.rpartition('=') if not Path(text).is_dir() else ('', '', text)
+        name, path = text.split('=', 1) if '=' in text and not Path(text).is_dir() else ('', text)
         folder = Path(path)
         if not folder.is_dir():
             raise ValueError(f'{folder}: no such folder')

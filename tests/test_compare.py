@@ -148,6 +148,12 @@ def test_photographs_named_like_heat_maps_are_pictures(folders):
     assert 'long_exposure' in names and all('long_exposure' in method.pictures for method in methods)
 
 
+def test_a_name_ends_at_the_first_equals_sign(folders):
+    (folders / 'right').rename(folders / 'lr=1')
+    methods, _ = find_methods([str(folders / 'before'), f'mine={folders / "lr=1"}', str(folders / 'lr=1')])
+    assert [m.name for m in methods] == ['before', 'mine', 'lr=1']
+
+
 def values_of(errors):
     values = np.zeros((*np.shape(errors), len(FIGURES)))
     values[:, :, 0] = errors

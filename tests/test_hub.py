@@ -30,6 +30,10 @@ def test_entries_work_elsewhere_and_offline(tmp_path, weights):
             print(tuple(model(x).shape), tuple(fresh(x).shape), model.training)
         predictor = hub('predictor', checkpoint={str(weights)!r}, device='cpu')
         print(predictor.predict({str(ROOT / 'img_to_pred' / 'night.jpg')!r}).residual.dtype)
+        import sys
+        sys.path.append({str(ROOT)!r})
+        import hubconf
+        print('tqdm' in hubconf.dependencies, [name for name in hubconf.dependencies if name not in sys.modules])
         print(float(hub('exposure_loss', checkpoint={str(weights)!r})(x)) >= 0)
         try:
             hub('p_ieanet', checkpoint='none.safetensors')
@@ -38,7 +42,7 @@ def test_entries_work_elsewhere_and_offline(tmp_path, weights):
         ''', tmp_path)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert lines == ['(2, 1, 40, 50) (2, 1, 40, 50) False', 'float32', 'True',
+    assert lines == ['(2, 1, 40, 50) (2, 1, 40, 50) False', 'float32', 'True []', 'True',
                      'none.safetensors: no such file']
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageCms, features
 
 from datasets import images
-from datasets.images import ImageError, decode_image, grey, read_image, resize_pixels, resize_rgb, to_tensor
+from datasets.images import ImageError, grey, read_image, resize_pixels, resize_rgb, to_tensor
 
 HEIGHT, WIDTH = 40, 64
 
@@ -274,7 +274,7 @@ def test_truncated_at_any_point(tmp_path, kind):
 
 
 @pytest.mark.parametrize('kind', ['jpg', 'png', 'tif', 'webp', 'bmp'])
-def test_flipped_bytes_raise_nothing_else(kind):
+def test_flipped_bytes_raise_nothing_else(tmp_path, kind):
     if kind == 'webp' and not features.check('webp'):
         pytest.skip('this Pillow has no WebP')
     buffer = io.BytesIO()
@@ -285,7 +285,8 @@ def test_flipped_bytes_raise_nothing_else(kind):
         places = rng.integers(0, min(len(data), 600), 4)
         data[places] = rng.integers(0, 256, 4)
         try:
-            assert decode_image(data.tobytes()).mode == 'RGB'
+            (tmp_path / 'a').write_bytes(data)
+            assert read_image(tmp_path / 'a').mode == 'RGB'
         except ImageError:
             pass
 
