@@ -5,8 +5,9 @@
     python -m datasets.collect --list docs/lists/stacks.csv --clones clones --out stacks
     python -m datasets.collect --list docs/lists/hdri.csv --clones clones --out hdri
 
-Every file is checked against its git blob id. Pictures are turned upright, brought to RGB and to at most 512 pixels on the long side (box
-filter below half size, else Lanczos), and stored as JPEG: quality 85, brackets 95 without colour subsampling. HDR files are copied.
+A file is checked against its git blob id where the list has one (hdri.csv has none). Pictures are turned upright, brought to RGB and to at
+most 512 pixels on the long side (box filter below half size, else Lanczos), and stored as JPEG: quality 85, brackets 95 without colour
+subsampling. HDR files are copied.
 """
 import argparse
 import hashlib
