@@ -32,7 +32,7 @@ from cli import Parser, at_least
 from .brackets import fuse, judge, read_bracket, reference_picture
 from .iea40k import DatasetError, read_table, split_by_scene
 from .images import ImageError, read_image, resize_rgb, to_tensor
-from .panorama import random_view, read_hdr, render, render_bracket
+from .panorama import contrasty_view, random_view, read_hdr, render, render_bracket
 from .photographs import list_images
 from .simulation import (SimulationConfig, exposure_field, quantise, random_curve, scene_light, uniform)
 
@@ -59,6 +59,13 @@ def through_jpeg(picture, quality):
     return Image.open(buffer).convert('RGB')
 
 
+def fused_bracket(frames, generator):
+    """A bracket's frames (3, H, W), through JPEG: ``(their Mertens fusion, [(suffix, picture), ...])``, in their order."""
+    quality = int(torch.randint(80, 96, (1,), generator=generator))
+    pictures = [through_jpeg(to_picture(f), quality) for f in frames]
+    return Image.fromarray(fuse([np.asarray(p) for p in pictures])), [(f'F{i:02d}', p) for i, p in enumerate(pictures)]
+
+
 def simulate_photograph(path, seed=0, variant='photos'):
     """Pictures of one photograph under other exposures.
 
@@ -66,7 +73,8 @@ def simulate_photograph(path, seed=0, variant='photos'):
         path: the photograph, its own ideal.
         seed: with the file's stem it fixes everything random.
         variant: 'photos' (dither, inverse random curve with headroom, EV, curve, clip, 8 bit, JPEG), 'plain' (sRGB linear light
-            times 2^EV, clip, 8 bit) or 'mixed' (as 'photos', with an exposure field of up to +-3 EV and an EV of -1 .. +1).
+            times 2^EV, clip, 8 bit), 'mixed' (as 'photos', with an exposure field of up to +-3 EV and an EV of -1 .. +1) or 'bracket'
+            (the same scene light as another random camera brackets it; the ideal is the frames' Mertens fusion).
 
     Returns:
         ``(reference, [(suffix, picture), ...])``, PIL pictures of at most 512 pixels on the long side.
@@ -86,6 +94,9 @@ def simulate_photograph(path, seed=0, variant='photos'):
     generator = torch.Generator().manual_seed(zlib.crc32(f'{seed}/{Path(path).stem}'.encode()))
     config = SimulationConfig.protocol()
     curve = random_curve(1, config, generator)
+    if variant == 'bracket':  # what photographs lack beside the panoramas' views: light beyond white, and darks; statistics as there
+        light = scene_light(x, curve, generator, uniform(1, (0.0, 4.0), generator))
+        return fused_bracket(render_bracket(light, generator, span=(3.5, 11.0), middle=(-1.6, 1.2)), generator)
     light = scene_light(x, curve, generator, uniform(1, config.headroom, generator))
     frames = []
     for k, ev in enumerate(EXPOSURES):
@@ -276,12 +287,9 @@ def simulate_view(path, view, seed=0):
 
 
 def simulate_bracket(path, view, seed=0):
-    """Bracket number ``view`` of a panorama, through JPEG: ``(its Mertens fusion, [(suffix, picture), ...])``, from dark to bright."""
+    """Bracket number ``view`` of a panorama: ``(its Mertens fusion, [(suffix, picture), ...])``, from dark to bright."""
     generator = torch.Generator().manual_seed(zlib.crc32(f'{seed}/{Path(path).stem}/{view}/bracket'.encode()))
-    frames = render_bracket(read_panorama(path), generator)
-    quality = int(torch.randint(80, 96, (1,), generator=generator))
-    pictures = [through_jpeg(to_picture(f), quality) for f in frames]
-    return Image.fromarray(fuse([np.asarray(p) for p in pictures])), [(f'F{i:02d}', p) for i, p in enumerate(pictures)]
+    return fused_bracket(render_bracket(contrasty_view(read_panorama(path), generator), generator), generator)
 
 
 def hdri(args):
@@ -306,7 +314,8 @@ def parser():
     sub = p.add_subparsers(dest='command', required=True)
     a = sub.add_parser('simulate', help='out of well-exposed photographs')
     a.add_argument('--photos', type=Path, required=True, help='folder of photographs')
-    a.add_argument('--variant', choices=('photos', 'plain', 'mixed'), default='photos')
+    a.add_argument('--variant', choices=('photos', 'plain', 'mixed', 'bracket'), default='photos',
+                   help='nine exposures, by random cameras or plainly; nine mixed exposures; or a bracket, whose fusion is the ideal (default: photos)')
     a.set_defaults(run=simulate)
     b = sub.add_parser('stacks', help='out of exposure brackets')
     b.add_argument('--stacks', type=Path, required=True, help='folder with one folder a scene')

@@ -113,26 +113,31 @@ def random_view(panorama, generator, size=(384, 512)):
     return perspective_view(panorama, yaw, math.radians(pitch), math.radians(fov), size)
 
 
-def render_bracket(panorama, generator, size=(288, 384)):
-    """An exposure bracket of a panorama, as people take them, by one random camera.
-
-    It shows the more contrasty of two random views in 3 to 9 frames, .7 to 2.5 stops apart, that span 3 to 9 stops about an exposure half a
-    stop below Reinhard's, give or take half a stop. So the mean grey of the frames (.40), its spread (.25) and the mean of their fusion (.48)
-    come near those of the training brackets (.40, .27, .45).
-
-    Args:
-        panorama: (1, 3, H, 2H) linear light. generator: torch.Generator. size: (height, width) of the frames.
-
-    Returns:
-        The frames from dark to bright, each (3, height, width) on [0, 1].
-    """
+def contrasty_view(panorama, generator, size=(288, 384)):
+    """The more contrasty of two random views: people take brackets of such scenes. (1, C, height, width)."""
     def spread(light):
         _, low, high = log_luminance(light)
         return high - low
-    light = max((random_view(panorama, generator, size) for _ in range(2)), key=spread)
+    return max((random_view(panorama, generator, size) for _ in range(2)), key=spread)
+
+
+def render_bracket(light, generator, span=(3.0, 9.0), middle=(-0.5, 0.5)):
+    """An exposure bracket of a scene, as people take them, by one random camera: 3 to 9 frames, .7 to 2.5 stops apart.
+
+    With the defaults the mean grey of the frames of panorama views (.40), its spread (.25) and the mean of their fusion (.48) come near
+    those of the training brackets (.40, .27, .45).
+
+    Args:
+        light: (1, 3, H, W) linear. generator: torch.Generator. span: stops from the darkest frame to the brightest.
+        middle: mean and standard deviation of the middle exposure, in stops from Reinhard's.
+
+    Returns:
+        The frames from dark to bright, each (3, H, W) on [0, 1].
+    """
     scaled, _ = auto_exposure(light)
     curve = random_curve(1, BRACKET, generator)
     n = int(torch.randint(3, 10, (1,), generator=generator))
-    step = min(max(uniform(1, (3.0, 9.0), generator).item() / (n - 1), 0.7), 2.5)
-    centre = torch.randn(1, generator=generator).item() * 0.5 - 0.5
+    step = min(max(uniform(1, span, generator).item() / (n - 1), 0.7), 2.5)
+    mean, deviation = middle
+    centre = torch.randn(1, generator=generator).item() * deviation + mean
     return [curve.to_display(scaled * 2 ** (centre + (i - (n - 1) / 2) * step))[0] for i in range(n)]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.brackets import fuse
 from datasets.build import main, simulate_photograph, unique_names, write_csv
 from datasets.iea40k import IEA40K, DatasetError, read_csv
 
@@ -53,6 +54,19 @@ def test_simulate(tmp_path, photographs, variant):
         assert [r['img_id'].rsplit('_', 1)[1] for r in rows[:9]] == [f'{s}.png' for s in ('N4 N3 N2 N1 P0 P1 P2 P3 P4'.split())]
         assert all(a > b for scene in (means[:9], means[9:]) for a, b in zip(scene, scene[1:]))  # brighter: less under
         assert abs(means[4]) < .01
+
+
+def test_simulated_brackets(tmp_path, photographs):
+    out = tmp_path / 'set'
+    assert main(['simulate', '--photos', str(photographs), '--out', str(out), '--variant', 'bracket', '--name', 'train']) == 0
+    data = IEA40K(out, out / 'train.csv')
+    for scene in ('portrait', 'well_exposed'):
+        own = [(r['img_id'], data[i]['residual'].mean().item()) for i, r in enumerate(data.rows) if r['ref_id'] == f'{scene}.png']
+        names, means = zip(*own)
+        assert 3 <= len(own) <= 9 and list(names) == [f'{scene}_F{i:02d}.png' for i in range(len(own))]
+        assert list(means) == sorted(means, reverse=True) and means[0] > 0.1 and means[-1] < 0  # from dark to bright, the fusion between
+    again, frames = simulate_photograph(photographs / 'portrait.jpg', variant='bracket')
+    assert np.array_equal(np.asarray(again), fuse([np.asarray(p) for _, p in frames]))
 
 
 def test_same_seed_same_bytes(tmp_path, photographs):

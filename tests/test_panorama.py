@@ -7,7 +7,7 @@ import torch
 
 from datasets.build import main, simulate_view
 from datasets.iea40k import DatasetError, IEA40K
-from datasets.panorama import auto_exposure, perspective_view, read_hdr, render, render_bracket
+from datasets.panorama import auto_exposure, contrasty_view, log_luminance, perspective_view, random_view, read_hdr, render, render_bracket
 
 
 def panorama(height=64, seed=0):
@@ -107,13 +107,22 @@ def test_a_part_is_one_of_a_list(tmp_path, folder, capsys):
 
 @pytest.mark.parametrize('seed', range(8))
 def test_brackets_of_panoramas_go_from_dark_to_bright(seed):
-    light = torch.from_numpy(panorama()).permute(2, 0, 1)[None]
-    frames = render_bracket(light, torch.Generator().manual_seed(seed), (48, 64))
-    again = render_bracket(light, torch.Generator().manual_seed(seed), (48, 64))
+    light = contrasty_view(torch.from_numpy(panorama()).permute(2, 0, 1)[None], torch.Generator().manual_seed(seed), (48, 64))
+    frames = render_bracket(light, torch.Generator().manual_seed(seed))
+    again = render_bracket(light, torch.Generator().manual_seed(seed))
     assert 3 <= len(frames) <= 9 and all(torch.equal(a, b) for a, b in zip(frames, again))
     means = [f.mean().item() for f in frames]
     assert means == sorted(means) and means[0] < 0.5 and means[-1] - means[0] > 0.1
     assert all(f.shape == (3, 48, 64) and f.min() >= 0 and f.max() <= 1 for f in frames)
+
+
+def test_of_two_views_the_more_contrasty_is_taken():
+    light = torch.from_numpy(panorama()).permute(2, 0, 1)[None]
+    generator = torch.Generator().manual_seed(3)
+    both = [random_view(light, generator, (48, 64)) for _ in range(2)]
+    spread = [high - low for _, low, high in map(log_luminance, both)]
+    chosen = contrasty_view(light, torch.Generator().manual_seed(3), (48, 64))
+    assert spread[0] != spread[1] and torch.equal(chosen, both[spread.index(max(spread))])
 
 
 def test_build_against_the_fusion(tmp_path, folder):
