@@ -3,8 +3,8 @@
 #
 #     sh checkpoints/recipe.sh photos/train sets runs/shipped          add "--device cpu --threads 2" or "--compile" at the end as you like
 #
-# `sets` holds photos, photos-mixed, stacks, stacks-frame, hdri and hdri-fused (train and val), made as docs/data.md says, hdri with --views 18 and 15,
-# hdri-fused with --reference fused --views 150 and 15.
+# `sets` holds photos, photos-mixed, photos-bracket, stacks, stacks-frame, hdri and hdri-fused (train and val), made as docs/data.md says,
+# photos-bracket with --variant bracket, hdri with --views 18 and 15, hdri-fused with --reference fused --views 150 and 15.
 set -e
 photos=$1 sets=$2 out=$3
 shift 3
@@ -52,5 +52,12 @@ train p "photos stacks-frame hdri hdri-fused photos-mixed" "" --mix 3 3 2 1 2 4 
     --lr 4e-4 --weight-decay 0.05 --ema 0.99 --sizes 256 --late-sizes --min-window 0.8 $last "$@"
 train q "photos stacks-frame hdri hdri-fused photos-mixed" "" --mix 3 3 2 1 3 3 1 --init "$out/nuz.safetensors" --config dropout=0.5 --loss smooth_l1 \
     --steps 2600 --lr 6e-4 --weight-decay 0.1 --ema 0.995 --sizes 128 --late-sizes --min-window 0.6 $last "$@"
+python -m models.average "$out/p/best.safetensors" "$out/q/best.safetensors" "$out/nuz.safetensors" --out "$out/pqnuz.safetensors"
+
+# r, s: brackets of photographs too; r as q, s as p.
+train r "photos stacks-frame hdri hdri-fused photos-bracket photos-mixed" "" --mix 3 2 2 1 3 2 2 1 --init "$out/pqnuz.safetensors" --config dropout=0.5 \
+    --loss smooth_l1 --steps 2600 --lr 6e-4 --weight-decay 0.1 --ema 0.995 --sizes 128 --late-sizes --min-window 0.6 --seed 4 $last "$@"
+train s "photos stacks-frame hdri hdri-fused photos-bracket photos-mixed" "" --mix 3 3 2 1 2 2 2 1 --init "$out/pqnuz.safetensors" --config dropout=0.3 \
+    --steps 1000 --lr 4e-4 --weight-decay 0.05 --ema 0.99 --sizes 256 --late-sizes --min-window 0.8 --seed 5 $last "$@"
 # The mean, with .8 of the level that it adds to auto-exposure: brackets want less of it than photographs like the training ones.
 python -m models.average "$out/p/best.safetensors" "$out/q/best.safetensors" "$out/nuz.safetensors" --level 0.8 --out "$out/p_ieanet.safetensors"

@@ -151,12 +151,12 @@ def part_names(args):
 
 
 def check_owners(args, scenes):
-    """Refuse scene names that a split file of another call owns: their pictures and labels would be written over.
+    """Refuse scene names that a split file of another call owns, in any case: their pictures and labels would be written over.
 
     Raises:
         DatasetError: such a scene, or a CSV file in ``args.out`` that cannot be read.
     """
-    wanted = {f'{scene}.png': scene for scene in scenes}
+    wanted = {f'{scene}.png'.casefold(): scene for scene in scenes}
     for path in sorted(args.out.glob('[!.]*.csv')):
         if path.stem in part_names(args):
             continue
@@ -165,7 +165,7 @@ def check_owners(args, scenes):
                 reader = csv.DictReader(f)
                 if not {'img_id', 'ref_id'} <= set(reader.fieldnames or ()):  # no split file, e.g. train_frames.csv
                     continue
-                taken = [r['ref_id'] for r in reader if r['ref_id'] in wanted]
+                taken = [r['ref_id'].casefold() for r in reader if (r['ref_id'] or '').casefold() in wanted]
             except csv.Error as e:
                 raise DatasetError(f'{path}: not a readable CSV file ({e})') from e
         if taken:

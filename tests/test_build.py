@@ -185,10 +185,11 @@ def test_scenes_that_cannot_be_used_are_dropped_and_named(tmp_path, scene, photo
     assert main(command) == 2 and 'no scene is left' in capsys.readouterr().err
 
 
-def test_another_splits_scenes_are_not_written_over(tmp_path, photographs, capsys):
+@pytest.mark.parametrize('name', ['portrait', 'Portrait'])  # one file where case does not count
+def test_another_splits_scenes_are_not_written_over(tmp_path, photographs, capsys, name):
     out, other = tmp_path / 'set', tmp_path / 'other'
     other.mkdir()
-    Image.open(photographs / 'portrait.jpg').rotate(180).save(other / 'portrait.jpg')
+    Image.open(photographs / 'portrait.jpg').rotate(180).save(other / f'{name}.jpg')
     command = ['simulate', '--out', str(out), '--photos']
     assert main([*command, str(photographs), '--name', 'train']) == 0
     (out / 'train_frames.csv').write_text('scene,frame\nportrait,F00\n')  # no split file
@@ -196,9 +197,9 @@ def test_another_splits_scenes_are_not_written_over(tmp_path, photographs, capsy
     capsys.readouterr()
     assert main([*command, str(other), '--name', 'val']) == 2
     error = capsys.readouterr().err
-    assert error.count('\n') == 1 and 'train.csv: holds a scene portrait already' in error and digest(out) == before
+    assert error.count('\n') == 1 and f'train.csv: holds a scene {name} already' in error and digest(out) == before
     assert main([*command, str(photographs), '--name', 'train']) == 0 and digest(out) == before  # again, over its own
-    (other / 'portrait.jpg').rename(other / 'another.jpg')
+    (other / f'{name}.jpg').rename(other / 'another.jpg')
     assert main([*command, str(other), '--name', 'val']) == 0
     both = ['simulate', '--photos', str(photographs), '--out', str(tmp_path / 'parts'), '--split', '.5', '0', '.5', '--seed']
     assert main([*both, '0']) == 0 and main([*both, '3']) == 0  # the parts of one call own their scenes together
