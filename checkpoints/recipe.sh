@@ -59,5 +59,6 @@ train r "photos stacks-frame hdri hdri-fused photos-bracket photos-mixed" "" --m
     --loss smooth_l1 --steps 2600 --lr 6e-4 --weight-decay 0.1 --ema 0.995 --sizes 128 --late-sizes --min-window 0.6 --seed 4 $last "$@"
 train s "photos stacks-frame hdri hdri-fused photos-bracket photos-mixed" "" --mix 3 3 2 1 2 2 2 1 --init "$out/pqnuz.safetensors" --config dropout=0.3 \
     --steps 1000 --lr 4e-4 --weight-decay 0.05 --ema 0.99 --sizes 256 --late-sizes --min-window 0.8 --seed 5 $last "$@"
-# The mean, with .8 of the level that it adds to auto-exposure: brackets want less of it than photographs like the training ones.
-python -m models.average "$out/p/best.safetensors" "$out/q/best.safetensors" "$out/nuz.safetensors" --level 0.8 --out "$out/p_ieanet.safetensors"
+# The mean, s twice, with .9 of the level that it adds to auto-exposure: brackets want less of it than photographs like the training ones.
+python -m models.average "$out/r/best.safetensors" "$out/s/best.safetensors" "$out/s/best.safetensors" "$out/pqnuz.safetensors" "$out/pqnuz.safetensors" \
+    --level 0.9 --out "$out/p_ieanet.safetensors"
