@@ -1,6 +1,6 @@
 """One map, two makers: A deducts 10 points for 20 % over-exposed area, B deducts 30 (the paper's example, section 5.2).
 
-    python examples/two_makers.py                       # a sample picture, its right fifth two stops too bright
+    python examples/two_makers.py                       # a sample picture, too dark at its left, too bright at its right
     python examples/two_makers.py photo.jpg --makers maker_a maker_b my_rules.json
 
 The network judges the picture once; each maker's rules (exposure/criteria/*.json, or a file of your own) turn the same map into that
@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -22,25 +21,16 @@ from exposure.criteria import judge, load_criteria
 from exposure.predictor import DEFAULT_CHECKPOINT
 
 
-def partly_brighter(picture, share=0.2, stops=2):
-    """The picture with so large a part, at its right, exposed by so many stops more; display gamma 2.2."""
-    levels = np.arange(256) / 255
-    table = np.clip((levels ** 2.2 * 2 ** stops) ** (1 / 2.2) * 255, 0, 255).round().astype(np.uint8)
-    pixels = np.array(picture)
-    part = pixels[:, round(pixels.shape[1] * (1 - share)):]
-    part[:] = table[part]
-    return Image.fromarray(pixels)
-
-
 def main(argv=None):
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    p.add_argument('picture', nargs='?', type=Path, help='default: img_to_pred/well_exposed.jpg, partly brightened')
+    p.add_argument('picture', nargs='?', type=Path, default=ROOT / 'img_to_pred/under_and_over.jpg',
+                   help='default: img_to_pred/under_and_over.jpg')
     p.add_argument('--makers', nargs='+', default=['maker_a', 'maker_b'], metavar='NAME|FILE', help='rule sets')
     p.add_argument('--checkpoint', type=Path, default=DEFAULT_CHECKPOINT)
     args = p.parse_args(argv)
     try:
         rules = [load_criteria(maker) for maker in args.makers]
-        picture = read_image(args.picture) if args.picture else partly_brighter(read_image(ROOT / 'img_to_pred/well_exposed.jpg'))
+        picture = read_image(args.picture)
         result = Predictor(args.checkpoint).predict(picture)
     except ValueError as error:
         p.error(str(error))
