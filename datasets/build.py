@@ -70,7 +70,7 @@ def simulate_photograph(path, seed=0, variant='photos'):
     """Pictures of one photograph under other exposures.
 
     Args:
-        path: the photograph, its own ideal.
+        path: the photograph, its own ideal but for 'bracket'.
         seed: with the file's stem it fixes everything random.
         variant: 'photos' (dither, inverse random curve with headroom, EV, curve, clip, 8 bit, JPEG), 'plain' (sRGB linear light
             times 2^EV, clip, 8 bit), 'mixed' (as 'photos', with an exposure field of up to +-3 EV and an EV of -1 .. +1) or 'bracket'
@@ -94,10 +94,10 @@ def simulate_photograph(path, seed=0, variant='photos'):
     generator = torch.Generator().manual_seed(zlib.crc32(f'{seed}/{Path(path).stem}'.encode()))
     config = SimulationConfig.protocol()
     curve = random_curve(1, config, generator)
-    if variant == 'bracket':  # what photographs lack beside the panoramas' views: light beyond white, and darks; statistics as there
-        light = scene_light(x, curve, generator, uniform(1, (0.0, 4.0), generator))
+    headroom = (0.0, 4.0) if variant == 'bracket' else config.headroom
+    light = scene_light(x, curve, generator, uniform(1, headroom, generator))
+    if variant == 'bracket':  # wider and darker than of panoramas, so that frames and fusion come as near to the training brackets'
         return fused_bracket(render_bracket(light, generator, span=(3.5, 11.0), middle=(-1.6, 1.2)), generator)
-    light = scene_light(x, curve, generator, uniform(1, config.headroom, generator))
     frames = []
     for k, ev in enumerate(EXPOSURES):
         stops, name = float(ev), suffix(ev)
@@ -165,7 +165,8 @@ def check_owners(args, scenes):
                 reader = csv.DictReader(f)
                 if not {'img_id', 'ref_id'} <= set(reader.fieldnames or ()):  # no split file, e.g. train_frames.csv
                     continue
-                taken = [r['ref_id'].casefold() for r in reader if (r['ref_id'] or '').casefold() in wanted]
+                owned = ((r['ref_id'] or '').casefold() for r in reader)
+                taken = [ref_id for ref_id in owned if ref_id in wanted]
             except csv.Error as e:
                 raise DatasetError(f'{path}: not a readable CSV file ({e})') from e
         if taken:
