@@ -115,14 +115,14 @@ def get_args(argv=None):
                    '(the draws depend on the number of processes, as those of --photos do)')
     p.add_argument('--lr', type=float)
     p.add_argument('--schedule', choices=('cosine', 'step'), help='step: x0.1 every 10 epochs')
-    p.add_argument('--warmup', type=int, help='steps of linear warm-up')
+    p.add_argument('--warmup', type=int, help='steps of linear warm-up, at most a fifth of the run')
     p.add_argument('--optimizer', choices=('adam', 'adamw', 'sgd'))
     p.add_argument('--weight-decay', type=float)
     p.add_argument('--clip', type=float, help='gradient norm to clip at, 0: off')
     p.add_argument('--loss', choices=LOSSES)
     p.add_argument('--level-weight', type=float, help="weight of an L1 on the picture's mean residual")
     p.add_argument('--ssim-weight', type=float, default=0.0, help='weight of 1 - SSIM of the maps shifted to [0, 1]')
-    p.add_argument('--ema', type=float, help='decay of the averaged weights, 0: off')
+    p.add_argument('--ema', type=float, help='decay of the averaged weights, less in the first steps; 0: off')
     p.add_argument('--patience', type=int, help='stop after this many validations without a better MAE, 0: never')
     p.add_argument('--val-every', type=at_least(1), default=1, help='epochs between validations')
     p.add_argument('--val-limit', type=at_least(0), default=0, help='validate on this many pictures of each set, evenly spread; 0: all')
@@ -299,11 +299,12 @@ def loss_of(pred, residual, mask, args):
 
 
 def learning_rate(step, total, per_epoch, args):
-    if step < args.warmup:
-        return args.lr * (step + 1) / args.warmup
+    warmup = min(args.warmup, total // 5)
+    if step < warmup:
+        return args.lr * (step + 1) / warmup
     if args.schedule == 'step':
         return args.lr * 0.1 ** (step // per_epoch // 10)
-    return args.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - args.warmup) / max(1, total - args.warmup))))
+    return args.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))))
 
 
 # ---------------------------------------------------------------- the run
@@ -386,7 +387,8 @@ def train(args):
         model = DistributedDataParallel(model, device_ids=[device] if device.type == 'cuda' else None)
 
     loader, parts, counts = training_loader(args, step * args.accumulate, 1 << 40, rank, world)
-    per_epoch = max(1, len(parts[0]) // (counts[0] * args.accumulate))
+    passes = zip(parts[:1] if args.photos else parts, counts)
+    per_epoch = max(1, *(len(part) // (count * args.accumulate) for part, count in passes))
     total = args.steps or args.epochs * per_epoch
     loader.batch_sampler.stop = total * args.accumulate
     autocast = contextlib.nullcontext if args.amp == 'off' else \
@@ -449,6 +451,8 @@ def train(args):
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
         if ema:
+            # In its first steps a mean over few: with the full decay a short run would ship the weights that it started from.
+            ema.multi_avg_fn = get_ema_multi_avg_fn(min(args.ema, (1 + step) / (10 + step)))
             ema.update_parameters(network)
         step += 1
         losses.append(step_loss)

@@ -18,6 +18,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
 
 import eval_benchmark  # noqa: E402
 import readme_table  # noqa: E402
+from train_baselines import finished  # noqa: E402
 
 SETS = ('photos', 'photos-mixed', 'hdri', 'stacks', 'stacks-frame')
 TITLES = {'p_ieanet': 'P-IEANet', 'nafnet': 'NAFNet', 'retinexformer': 'Retinexformer', 'unet': 'U-Net (timm ResNet-18)',
@@ -30,7 +31,8 @@ def checkpoints(own, released, trained):
     if trained:
         budget = json.loads((trained / 'budget.json').read_text(encoding='utf-8'))
         for name, title in TITLES.items():
-            if (file := trained / name / 'best.safetensors').exists():
+            file = trained / name / 'best.safetensors'
+            if file.exists() and finished(trained / name, budget['networks'][name]['steps']):
                 length = f'{budget["minutes"]:g} min' if budget['minutes'] else f'{budget["networks"][name]["steps"]} steps'
                 found.append(f'{title}, {length}={file}')
     return found

@@ -156,6 +156,9 @@ def main(argv=None):
         if not finished(args.out / name, steps) and (code := subprocess.run(command(name, steps, args.out, passed)).returncode):
             print(f'train_baselines.py: {name} ended with exit code {code}', file=sys.stderr)
             return code
+        if not finished(args.out / name, steps):
+            print(f'train_baselines.py: {name} was stopped early; the same command goes on', file=sys.stderr)
+            return 1
     rows = figures(args.out, budget)
     text = csv_text(rows)
     atomic_write(args.out / 'baselines.csv', text.encode())

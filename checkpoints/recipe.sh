@@ -6,6 +6,7 @@
 # `sets` holds photos, photos-mixed, photos-bracket, stacks, stacks-frame, hdri and hdri-fused (train and val), made as docs/data.md says,
 # photos-bracket with --variant bracket, hdri with --views 18 and 15, hdri-fused with --reference fused --views 150 and 15.
 set -e
+trap 'exit 130' INT TERM  # a training that is stopped ends well; what builds on it must not start
 photos=$1 sets=$2 out=$3
 shift 3
 

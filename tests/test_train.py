@@ -369,13 +369,14 @@ def test_ema_is_its_recurrence(tmp_path, pairs):
     train_wavelet.save_training_state = lambda path, state: (states.append({k: {n: t.clone() for n, t in state[k].items()}
                                                                             for k in ('model', 'ema')}), save(path, state))
     try:  # one step an epoch: every step's weights are seen
-        run(*pairs, '--out', tmp_path / 'o', '--epochs', 4, '--batch-size', 8, '--ema', 0.8, '--warmup', 0, *TINY)
+        run(*pairs, '--out', tmp_path / 'o', '--epochs', 4, '--batch-size', 8, '--ema', 0.2, '--warmup', 0, *TINY)
     finally:
         train_wavelet.save_training_state = save
     for name in states[0]['model']:
         expected = states[0]['model'][name]  # the average starts as the weights after the first step
-        for s in states[1:]:
-            expected = 0.8 * expected + 0.2 * s['model'][name]
+        for step, s in enumerate(states[1:], 1):
+            decay = min(0.2, (1 + step) / (10 + step))  # .18 at the first step
+            expected = decay * expected + (1 - decay) * s['model'][name]
         assert torch.allclose(states[-1]['ema'][f'module.{name}'], expected, atol=1e-6), name
 
 
