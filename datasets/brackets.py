@@ -66,7 +66,8 @@ def exif_stops(path):
             exif = picture.getexif().get_ifd(0x8769)
         time, aperture, iso = float(exif[33434]), float(exif[33437]), exif.get(34855, 100)
         iso = float(iso[0] if isinstance(iso, (tuple, list)) else iso)
-        return math.log2(time * iso / 100 / aperture ** 2)
+        stops = math.log2(time * iso / 100 / aperture ** 2)
+        return stops if math.isfinite(stops) else None  # Pillow reads 0/0 as NaN
     except (KeyError, ValueError, TypeError, ZeroDivisionError, OverflowError, OSError, SyntaxError):
         return None
 
@@ -164,9 +165,12 @@ def find_warp(source, target):
             return best, score
         found = similarity(warp(source, matrix), target)
         return (matrix, found) if found > score + GAIN else (best, score)
-    bits = max(1, int(math.log2(farthest)))
-    dx, dy = cv2.createAlignMTB(bits, 4, False).calculateShift(target, source)
-    best, score = consider(np.array([[1, 0, -dx], [0, 1, -dy], [0, 0, 1]], np.float32), best, score)
+    bits = max(1, int(math.log2(min(farthest, *source.shape))))
+    try:
+        dx, dy = cv2.createAlignMTB(bits, 4, False).calculateShift(target, source)
+        best, score = consider(np.array([[1, 0, -dx], [0, 1, -dy], [0, 0, 1]], np.float32), best, score)
+    except cv2.error:  # a strip too narrow for its pyramid
+        pass
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 60, 1e-5)
     for motion in (cv2.MOTION_EUCLIDEAN, cv2.MOTION_HOMOGRAPHY):
         where = unclipped(source, target)

@@ -154,8 +154,13 @@ def check_owners(args, scenes):
     """Refuse scene names that a split file of another call owns, in any case: their pictures and labels would be written over.
 
     Raises:
-        DatasetError: such a scene, or a CSV file in ``args.out`` that cannot be read.
+        DatasetError: such a scene, one whose name is not UTF-8, or a CSV file in ``args.out`` that cannot be read.
     """
+    for scene in scenes:
+        try:
+            scene.encode()
+        except UnicodeEncodeError as e:
+            raise DatasetError(f'{scene!r}: a name that is not UTF-8, which a CSV cannot hold; rename it') from e
     wanted = {f'{scene}.png'.casefold(): scene for scene in scenes}
     for path in sorted(args.out.glob('[!.]*.csv')):
         if path.stem in part_names(args):
@@ -296,7 +301,7 @@ def simulate_bracket(path, view, seed=0):
 def hdri(args):
     if not args.hdri.is_dir():
         raise DatasetError(f'{args.hdri}: no such folder')
-    files = sorted(args.hdri.glob('*.hdr'))
+    files = sorted(f for f in args.hdri.iterdir() if f.suffix.lower() == '.hdr' and not f.name.startswith('.'))
     if args.part and not args.list:
         raise DatasetError(f'--part {args.part}: names a part of --list, which is not given')
     if args.list:

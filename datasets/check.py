@@ -56,9 +56,9 @@ def check_row(root, row, size):
         faults.append(f'{path}: shape {label.shape}, expected {size}')
     if label.dtype != np.int16 and not np.isfinite(label).all():
         return [*faults, f'{path}: holds values that are not finite'], None
-    shape, low, high = label.shape, int(label.min()), int(label.max())
+    shape, low, high = label.shape, label.min(), label.max()
     if low < -255 or high > 255:
-        return [*faults, f'{path}: values from {low} to {high}, accepted: -255 to 255'], None
+        return [*faults, f'{path}: values from {low:g} to {high:g}, accepted: -255 to 255'], None
     label, valid = np.asarray(label, np.int16).ravel(), 1.0
     validity = f'{root}/label/validity/{name}'
     if os.path.exists(validity):

@@ -11,6 +11,7 @@ bright. A scene is everything that shares a ref_id; splits are made by scene.
 """
 import csv
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -81,13 +82,18 @@ def split_by_scene(rows, shares, seed=0):
         seed: of the shuffle of the scenes.
 
     Returns:
-        list of lists of rows, in the order of ``shares``.
+        list of lists of rows, in the order of ``shares``; a part whose share is above 0 gets a scene as long as there are enough.
     """
     if not shares or min(shares) < 0 or sum(shares) <= 0:
         raise ValueError(f'shares are {shares}, accepted: numbers >= 0 with a sum above 0')
     scenes = sorted({r['ref_id'] for r in rows})
     order = torch.randperm(len(scenes), generator=torch.Generator().manual_seed(seed)).tolist()
-    ends = np.round(np.cumsum(shares) / sum(shares) * len(scenes)).astype(int)
+    counts = np.diff(np.round(np.cumsum(shares) / sum(shares) * len(scenes)).astype(int), prepend=0)
+    for empty in [k for k, share in enumerate(shares) if share > 0 and not counts[k]]:
+        if counts.max() > 1:
+            counts[counts.argmax()] -= 1
+            counts[empty] += 1
+    ends = np.cumsum(counts)
     part = {scenes[s]: int(np.searchsorted(ends, i, side='right')) for i, s in enumerate(order)}
     return [[r for r in rows if part[r['ref_id']] == k] for k in range(len(shares))]
 
@@ -103,7 +109,7 @@ def read_array(path, dtypes, what):
         array = np.load(path, mmap_mode='r', allow_pickle=False)
     except FileNotFoundError as e:
         raise DatasetError(f'{path}: no such file') from e
-    except (OSError, ValueError, EOFError) as e:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
         raise DatasetError(f'{path}: not a readable .npy file ({str(e).splitlines()[0]})') from e
     if not isinstance(array, np.ndarray) or array.dtype not in [np.dtype(d) for d in dtypes]:
         raise DatasetError(f'{path}: dtype {getattr(array, "dtype", type(array).__name__)}, expected {what}')
@@ -178,6 +184,9 @@ class IEA40K(Dataset):
         sample = {'image': to_tensor(resize_rgb(picture, shape)), 'residual': label, 'mask': torch.ones_like(label)}
         validity = self.validity_path(row)
         if validity.exists():
-            sample['mask'] = torch.from_numpy(np.array(read_array(validity, (np.uint8, np.bool_), 'uint8'), dtype=np.float32))[None]
+            mask = read_array(validity, (np.uint8, np.bool_), 'uint8')
+            if mask.shape != tuple(label.shape[-2:]):
+                raise DatasetError(f'{validity}: shape {mask.shape}, expected {tuple(label.shape[-2:])}')
+            sample['mask'] = torch.from_numpy((np.asarray(mask) > 0).astype(np.float32))[None]
         sample = augment(sample, size, seed, self.min_window) if self.augment else resize(sample, size)
         return {**sample, 'score': row['score'], 'img_id': row['img_id'], 'ref_id': row['ref_id']}

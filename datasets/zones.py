@@ -16,6 +16,8 @@ def superpixels(picture, cell=24):
         (H, W) int32 labels 0, 1, 2, ...; every pixel has one.
     """
     h, w = picture.shape[:2]
+    if min(h, w) < 3:  # watershed leaves out the frame, and here that is all
+        return np.zeros((h, w), np.int32)
     seeds = np.zeros((h, w), np.int32)
     ys, xs = (np.arange(cell // 2, n, cell) if n > cell // 2 else np.array([n // 2]) for n in (h, w))
     seeds[np.ix_(ys, xs)] = np.arange(1, len(ys) * len(xs) + 1).reshape(len(ys), len(xs))

@@ -159,3 +159,10 @@ def test_faults_are_named(tmp_path):
 def test_read_label_takes_floats(tmp_path):
     np.save(tmp_path / 'a.npy', np.full((256, 256), -51.0, np.float32))
     assert torch.allclose(read_label(tmp_path / 'a.npy'), torch.full((1, 256, 256), -0.2))
+
+
+def test_every_part_of_a_split_gets_a_scene():
+    for scenes in (3, 5, 6, 15):
+        parts = split_by_scene([{'ref_id': str(i)} for i in range(scenes)], (0.8, 0.1, 0.1))
+        assert min(map(len, parts)) >= 1 and sum(map(len, parts)) == scenes
+    assert [len(p) for p in split_by_scene([{'ref_id': str(i)} for i in range(3)], (1, 0, 1))] in ([2, 0, 1], [1, 0, 2])
