@@ -142,7 +142,7 @@ def measure(sets, methods, args, rank, world, unwritten):
         if args.keep and rank == 0:
             try:
                 keep = Keep(args.keep, dataset, name)
-                kept = {m.name: found for m in methods if (found := keep.read(m))}
+                kept = {m.name: found for m in methods if (found := keep.read(m)) is not None}
             except (ValueError, OSError) as e:
                 error = f'{name}: {e}'
         error, done = share((error, list(kept)), world)[0]
@@ -165,9 +165,7 @@ def measure(sets, methods, args, rank, world, unwritten):
                     keep.write(method, measured[-1])
             except OSError as e:
                 unwritten.append(f'--keep {args.keep}: cannot be written ({e.strerror or e})')
-            for method, (numbers, failures) in kept.items():
-                measured[-1].maps[method] = numbers
-                measured[-1].failures = sorted(measured[-1].failures + failures)
+            measured[-1].maps.update(kept)
     return measured, None
 
 

@@ -181,12 +181,17 @@ def list_inputs(paths: list[str], recursive: bool) -> tuple[list[Path], list[Pat
 
 
 def walk(folder: Path, recursive: bool):
-    """The pictures in a folder by extension, sorted; hidden files and folders are left out."""
-    for parent, folders, files in os.walk(folder):
+    """The pictures in a folder by extension, sorted; hidden files and folders are left out.
+
+    A folder that cannot be read comes last, as if it were a picture: it fails by its name, where os.walk would pass over it in silence.
+    """
+    unreadable = []
+    for parent, folders, files in os.walk(folder, onerror=lambda error: unreadable.append(Path(error.filename))):
         folders[:] = sorted(name for name in folders if not name.startswith('.')) if recursive else []
         for name in sorted(files):
             if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS and not name.startswith('.'):
                 yield Path(parent, name)
+    yield from unreadable
 
 
 def plan(pictures: list[Path], roots: list[Path], out: Path | None) -> list[Job]:
@@ -231,11 +236,14 @@ def is_somebodys(path: str) -> bool:
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """All or nothing: under a temporary name in the same folder first.
+    """All or nothing: under a temporary name in the same folder first. A device or a pipe is written to as it is.
 
     The temporary name follows from the final one and is short: a run that continues a killed one writes over
     what that left behind, and a picture whose name is just not too long is not made too long.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        path.write_bytes(data)
+        return
     digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
     temporary = path.with_name(f'.{digest}.exposure.tmp')
     try:
@@ -473,6 +481,25 @@ def join_processes():
     return rank, world, dist
 
 
+def prepare(args):
+    """(jobs, the folder that holds all inputs, number of our own outputs among them); the tables' folders are made.
+
+    Raises:
+        ValueError, OSError: nothing to do, or a table that could not be written in the end.
+    """
+    pictures, roots, own = list_inputs(args.paths or [str(SAMPLES)], args.recursive)
+    if not pictures and not own:
+        where = ', '.join(args.paths) or str(SAMPLES)
+        hint = '' if args.recursive else '; --recursive looks into sub-folders'
+        raise ValueError(f'no pictures in {where} ({", ".join(sorted(IMAGE_EXTENSIONS))}{hint})')
+    for path in (args.csv, args.json):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir() or not os.access(path.parent, os.W_OK):
+                raise ValueError(f'{path}: cannot be written, {"a folder" if path.is_dir() else "its folder is read-only"}')
+    return plan(pictures, roots, args.out), common_folder(roots), own
+
+
 def main(argv=None) -> int:
     args, parser = parse_args(argv)
     warnings.filterwarnings('ignore', module='PIL')  # what is wrong with a picture is reported in one place
@@ -493,17 +520,16 @@ def main(argv=None) -> int:
         rank, world, dist = join_processes()
         plans = [None]
         if rank == 0:  # one listing for all: standard input can be read only once
-            pictures, roots, own = list_inputs(args.paths or [str(SAMPLES)], args.recursive)
-            if not pictures and not own:
-                where = ', '.join(args.paths) or str(SAMPLES)
-                hint = '' if args.recursive else '; --recursive looks into sub-folders'
-                raise ValueError(f'no pictures in {where} ({", ".join(sorted(IMAGE_EXTENSIONS))}{hint})')
-            plans = [(plan(pictures, roots, args.out), common_folder(roots), own)]
-            for path in (args.csv, args.json):
-                if path is not None:
-                    path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                plans = [prepare(args)]
+            except (ValueError, OSError) as error:  # for all processes: the others wait for the listing
+                plans = [str(error)]
         if dist is not None:
             dist.broadcast_object_list(plans)
+            if isinstance(plans[0], str) and rank > 0:
+                return 2  # the first process says why
+        if isinstance(plans[0], str):
+            raise ValueError(plans[0])
     except (ValueError, OSError, ImportError) as error:
         parser.error(printable(' '.join(str(error).split())))
     jobs, folder, own = plans[0]

@@ -31,7 +31,7 @@ from datasets.images import read_image, resize_rgb, to_tensor
 from datasets.photographs import list_images
 from datasets.simulation import SimulationConfig, simulate
 from exposure.loss import ExposureLoss
-from exposure.predictor import DEFAULT_CHECKPOINT, MIN_SIDE
+from exposure.predictor import DEFAULT_CHECKPOINT, MIN_SIDE, pick_device
 
 CURVES = 8
 
@@ -146,6 +146,7 @@ def main(argv=None):
     args = p.parse_args(argv)
     args.ev = tuple(args.ev)
     try:
+        args.device = pick_device(args.device)
         pictures, tests = load(args.photos, args.side, args.limit), load(args.test, args.side, args.limit)
         loss = ExposureLoss(args.checkpoint, through=args.through).to(args.device)
     except ValueError as error:

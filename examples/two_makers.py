@@ -30,6 +30,8 @@ def main(argv=None):
     args = p.parse_args(argv)
     try:
         rules = [load_criteria(maker) for maker in args.makers]
+        if needy := [rule.name for rule in rules if rule.needs_subject]:
+            raise ValueError(f'{needy[0]} needs a mask of the subject, which this example has not')
         picture = read_image(args.picture)
         result = Predictor(args.checkpoint).predict(picture)
     except ValueError as error:

@@ -300,7 +300,7 @@ def compare(methods: list[Method], names: list[str], predictor: Predictor, out: 
     some = 'All pictures.' if len(shown) == len(names) else f'{len(shown)} of {len(names)} pictures, evenly chosen.'
     page = render_page(rows, shown, methods=len(methods) - 1, pictures=len(names), weights=weights, resamples=resamples,
                        threshold=predictor.threshold, shown=some)
-    atomic_write(out / 'index.html', page.encode('utf-8'))
+    atomic_write(out / 'index.html', page.encode('utf-8', 'replace'))
     return rows
 
 
@@ -309,7 +309,7 @@ def _csv(names: list[str], rows: list[dict]) -> bytes:
     writer = csv.DictWriter(text, names, lineterminator='\n')
     writer.writeheader()
     writer.writerows([{key: round(v, 6) if isinstance(v, float) else v for key, v in row.items()} for row in rows])
-    return text.getvalue().encode('utf-8')
+    return text.getvalue().encode('utf-8', 'surrogateescape')  # a file name of other bytes
 
 
 def main(argv=None) -> int:

@@ -350,7 +350,7 @@ def _one(name: str, bounds, values: dict, verb: str) -> str:
     return f'{_title(name)} is {shown} ({verb} {_accepted(bounds)})'
 
 
-MASK_EXTENSIONS = ('.png', '.webp', '.bmp', '.tif', '.jpg')
+MASK_EXTENSIONS = ('.png', '.webp', '.bmp', '.tif', '.tiff', '.jpg', '.jpeg')
 
 
 def find_mask(folder: str | os.PathLike, picture: str | os.PathLike, base: str | os.PathLike) -> Path:
@@ -360,17 +360,22 @@ def find_mask(folder: str | os.PathLike, picture: str | os.PathLike, base: str |
         CriteriaError: there is none.
     """
     place = Path(folder) / os.path.relpath(os.path.abspath(picture), os.path.abspath(base))
-    for extension in MASK_EXTENSIONS:
+    for extension in (e for lower in MASK_EXTENSIONS for e in (lower, lower.upper())):
         for path in (place.with_suffix(extension), place.with_name(place.name + extension)):
             if path.is_file():
                 return path
     raise CriteriaError(f'{picture}: no mask, {place.with_suffix(".png")} is not there')
 
 
+def black_and_white(mask: Image.Image) -> bool:
+    """Whether a palette picture shows both and nothing else: no class labels then, and quantisers put white first."""
+    return {color for _, color in mask.convert('RGB').getcolors(256)} == {(0, 0, 0), (255, 255, 255)}
+
+
 def read_mask(path: str | os.PathLike, shape: tuple) -> np.ndarray:
     """(H, W) bool, true on the subject, for a picture of `shape` (H, W).
 
-    A palette: every index but 0 (class labels). Transparency: what is more opaque than not (cut-outs). Else grey: 128
+    A palette: every index but 0 (class labels), unless its colours are black and white. Transparency: what is more opaque than not (cut-outs). Else grey: 128
     and more, or every value but 0 where there is none above 1. Another size of the same shape is brought to the
     picture's.
 
@@ -381,7 +386,7 @@ def read_mask(path: str | os.PathLike, shape: tuple) -> np.ndarray:
     try:
         with Image.open(path) as mask:
             mask.load()
-            if mask.mode == 'P' and 'transparency' not in mask.info:
+            if mask.mode == 'P' and 'transparency' not in mask.info and not black_and_white(mask):
                 subject = np.asarray(mask) != 0
             elif mask.mode in ('RGBA', 'LA', 'P') and (alpha := np.asarray(mask.convert('RGBA').getchannel('A'))).min() < 255:
                 subject = alpha >= 128

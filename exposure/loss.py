@@ -93,6 +93,7 @@ class ExposureLoss(nn.Module):
             _check_range('picture', picture, 1)
             if weight is not None:
                 _check_range('weight', weight, float('inf'))
+        self.requires_grad_(False)  # that of an enclosing module sets the parameters themselves, past ours
         dtype = next(self.parameters()).dtype
         with torch.autocast(picture.device.type, enabled=False):
             x, target = picture.to(dtype), self.target.to(dtype)

@@ -54,14 +54,13 @@ class Keep:
         return self.folder / f'{self.name.replace("/", "-")}_{method.name.replace("/", "-")}_{digest}.npz'
 
     def read(self, method):
-        """(numbers (N, len(MAP_NUMBERS)), failures) in the order of img_id, or None: not there, or cut short."""
+        """Numbers (N, len(MAP_NUMBERS)) in the order of img_id, or None: not there, cut short, or with failures, which may be gone by now."""
         path = self.path(method)
         if path is None or not path.exists():
             return None
         try:
             with np.load(path, allow_pickle=False) as stored:
-                failures = [(method.name, img_id, reason) for img_id, reason in json.loads(str(stored['failures']))]
-                return stored['numbers'], failures
+                return None if json.loads(str(stored['failures'])) else stored['numbers']
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
 

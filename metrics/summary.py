@@ -97,7 +97,8 @@ def _scene_sums(measured, name, good, scene, scenes, order, threshold):
         sums[:, SUMS.index(key)] = np.bincount(scene[good], np.asarray(values, float)[good], minlength=scenes)
     for s in range(scenes):
         mine = [i for i in np.flatnonzero((scene == s) & good) if order[i] is not None]
-        falls, steps = ordering([mean[i] for i in sorted(mine, key=lambda i: (order[i], mean[i]))])
+        exposures = sorted({order[i] for i in mine})  # those that several pictures share stand for themselves once
+        falls, steps = ordering([np.mean([mean[i] for i in mine if order[i] == e]) for e in exposures])
         sums[s, SUMS.index('falls')], sums[s, SUMS.index('steps')] = falls, steps
     return sums
 

@@ -43,8 +43,15 @@ def network_name(model):
 
 
 def atomic_write(path, data):
-    """Write bytes under a temporary name in the same folder, flush to disk, rename: readers see the old file or the new one."""
+    """Write bytes under a temporary name in the same folder, flush to disk, rename: readers see the old file or the new one.
+
+    Through a link; and a device or a pipe is written to as it is, not replaced by a file.
+    """
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        path.write_bytes(data)
+        return
+    path = path.resolve()
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
         with open(temporary, 'wb') as f:

@@ -1,4 +1,5 @@
 import ast
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from models.average import average, main as average_main
-from models.checkpoint import CheckpointError, build_model, load_model, load_training_state, read_header, save_model, save_training_state
+from models.checkpoint import (CheckpointError, atomic_write, build_model, load_model, load_training_state, read_header, save_model,
+                               save_training_state)
 from models.p_ieanet import PIEANet
 from tests_support import SMALL
 
@@ -164,3 +166,16 @@ def test_average_scales_the_level(tmp_path, saved, capsys):
     save_model(build_model('zerodce', {}), tmp_path / 'other.safetensors')
     assert average_main([str(tmp_path / 'other.safetensors'), '--level', '0.5', '--out', str(tmp_path / 'x.safetensors')]) == 2
     assert 'only a P-IEANet' in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='no links or pipes')
+def test_atomic_write_goes_through_links_and_leaves_pipes(tmp_path):
+    (tmp_path / 'sub').mkdir()
+    (tmp_path / 'link').symlink_to(tmp_path / 'sub' / 'real')
+    atomic_write(tmp_path / 'link', b'1')
+    assert (tmp_path / 'link').is_symlink() and (tmp_path / 'sub' / 'real').read_bytes() == b'1'
+    os.mkfifo(tmp_path / 'pipe')
+    reader = os.open(tmp_path / 'pipe', os.O_RDONLY | os.O_NONBLOCK)
+    atomic_write(tmp_path / 'pipe', b'2')
+    assert os.read(reader, 9) == b'2' and (tmp_path / 'pipe').is_fifo()
+    os.close(reader)

@@ -255,7 +255,8 @@ def test_masks(tmp_path):
     cutout = Image.fromarray(np.dstack([np.full((20, 30, 3), 10, np.uint8), ones * 255]))
     (tmp_path / 'sub').mkdir()
     for name, mask in (('l.png', Image.fromarray(ones * 255)), ('labels.png', Image.fromarray(ones)), ('palette.png', palette),
-                       ('bit.png', Image.fromarray(expected)), ('cutout.png', cutout),
+                       ('bit.png', Image.fromarray(expected)),
+                       ('quantised.png', Image.fromarray(ones * 255).convert('RGB').quantize(2)), ('cutout.png', cutout),
                        ('rgb.jpg', Image.fromarray(ones * 255).convert('RGB'))):
         mask.save(tmp_path / 'sub' / name, quality=95)
         assert np.array_equal(read_mask(tmp_path / 'sub' / name, (20, 30)), expected), name
@@ -273,6 +274,8 @@ def test_masks_are_found_by_place(tmp_path):
     (masks / 'sub').mkdir(parents=True)
     (masks / 'sub' / 'a.png').touch()
     (masks / 'b.jpg.png').touch()
+    (masks / 'C.JPG').touch()
+    assert find_mask(masks, tmp_path / 'in' / 'C.JPG', tmp_path / 'in') == masks / 'C.JPG'
     assert find_mask(masks, tmp_path / 'in' / 'sub' / 'a.jpg', tmp_path / 'in') == masks / 'sub' / 'a.png'
     assert find_mask(masks, tmp_path / 'in' / 'b.jpg', tmp_path / 'in') == masks / 'b.jpg.png'
     with pytest.raises(CriteriaError, match='a.jpg: no mask'):

@@ -504,6 +504,20 @@ def test_kept_numbers_give_the_same_report(tmp_path, tiny, monkeypatch):
     cut.write_bytes(cut.read_bytes()[:100])
     report_of(tmp_path, data, *keep)
     assert measured.pop() == ['theirs', 'zero']
+    calls, healthy = [], eval_benchmark.UNTRAINED['constant']
+
+    def short_of_memory(x):
+        calls.append(x)
+        if len(calls) > 1:  # the first is Keep's, which looks whether the method is still the same
+            raise torch.OutOfMemoryError('CUDA out of memory')
+        return healthy(x)
+    only = ('--baseline', 'constant', '--keep', tmp_path / 'failing')
+    monkeypatch.setitem(eval_benchmark.UNTRAINED, 'constant', short_of_memory)
+    code, report = report_of(tmp_path, data, *only)
+    assert code == 1 and report['failures']
+    monkeypatch.setitem(eval_benchmark.UNTRAINED, 'constant', healthy)
+    assert report_of(tmp_path, data, *only)[1]['failures'] == []
+    measured.clear()
     label = data / 'label/exposure_condition/s1_P2.npy'  # another label
     np.save(label, np.load(label) + 1)
     report_of(tmp_path, data, *keep)
@@ -529,3 +543,13 @@ def test_torchrun_gives_the_single_process_report(tmp_path, tiny):
         assert len(list((tmp_path / f'keep{n}').iterdir())) == 2
     assert all(figures(report) == figures(reports[0]) for report in reports)
     assert [r['protocol']['processes'] for r in reports] == [1, 1, 1, 2, 2, 2]
+
+
+def test_order_of_pictures_with_equal_exposure(tmp_path):
+    """Two cameras of one scene: between equals nothing rises."""
+    data = write_set(tmp_path / 'set', scenes=2)
+    lines = [(name, 's0.png', score) for name, _, score in read_lines(data / 'test.csv')]
+    write_csv(data / 'test.csv', lines)
+    perfect_maps(data, tmp_path / 'maps')
+    _, report = report_of(tmp_path, data, '--maps', tmp_path / 'maps')
+    assert next(r['ordering'] for r in report['rows'] if r['method'] == 'maps') == 1

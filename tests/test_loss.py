@@ -70,6 +70,8 @@ def test_stays_frozen_and_in_eval_inside_another_module(network):
     outer = nn.ModuleDict({'net': nn.Conv2d(3, 3, 1), 'loss': ExposureLoss(network)})
     outer.train().requires_grad_(True)
     assert outer['net'].training and not any(m.training for m in outer['loss'].modules())
+    outer['loss'](outer['net'](picture(1, 3, 32, 32)).sigmoid()).backward()
+    assert outer['net'].weight.grad.abs().sum() > 0 and all(p.grad is None and not p.requires_grad for p in outer['loss'].parameters())
     outer['loss'].train().requires_grad_(True)
     assert not any(p.requires_grad for p in outer['loss'].parameters())
 

@@ -570,6 +570,8 @@ def planted(folder, big):
         save(folder / 'locked' / 'locked.png')
         bad['locked/locked.png'] = 'Permission denied'
         (folder / 'locked').chmod(0o555)
+        (folder / 'closed').mkdir(mode=0)
+        bad['closed'] = 'cannot be read'
     (folder / 'directory.jpg').mkdir()
     return good, bad
 
