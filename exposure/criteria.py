@@ -375,9 +375,9 @@ def black_and_white(mask: Image.Image) -> bool:
 def read_mask(path: str | os.PathLike, shape: tuple) -> np.ndarray:
     """(H, W) bool, true on the subject, for a picture of `shape` (H, W).
 
-    A palette: every index but 0 (class labels), unless its colours are black and white. Transparency: what is more opaque than not (cut-outs). Else grey: 128
-    and more, or every value but 0 where there is none above 1. Another size of the same shape is brought to the
-    picture's.
+    A palette: every index but 0 (class labels), unless its colours are black and white. Transparency: what is more
+    opaque than not (cut-outs). Else grey: 128 and more, or every value but 0 where there is none above 1. Another size
+    of the same shape is brought to the picture's.
 
     Raises:
         CriteriaError: the file cannot be read, or its sides have another proportion (2 % off), as a mask that lacks the
