@@ -42,8 +42,9 @@ class ExposureLoss(nn.Module):
     forward(picture, weight=None): weight is (B, 1, H, W) or broadcasts to it, >= 0, e.g. 1 on the subject.
 
     The weights stay frozen and in eval mode whatever `.train()` and `.requires_grad_()` of an enclosing module
-    say, and the arithmetic is in the network's own precision (fp32; `.double()` for fp64) inside autocast too:
-    half precision is off by up to 0.02, as much as the residual of a well-exposed picture.
+    say (inside a compiled call `.requires_grad_()` is not undone), and the arithmetic is in the network's own precision (fp32;
+    `.double()` for fp64) inside autocast too: half precision is off by up to 0.02, as much as the residual of a
+    well-exposed picture.
 
     Raises:
         ValueError: for an argument, a shape, a value of the picture or a weight that is out of range; at least 32
@@ -93,7 +94,8 @@ class ExposureLoss(nn.Module):
             _check_range('picture', picture, 1)
             if weight is not None:
                 _check_range('weight', weight, float('inf'))
-        self.requires_grad_(False)  # that of an enclosing module sets the parameters themselves, past ours
+        if not torch.compiler.is_compiling():
+            self.requires_grad_(False)  # that of an enclosing module sets the parameters themselves, past ours
         dtype = next(self.parameters()).dtype
         with torch.autocast(picture.device.type, enabled=False):
             x, target = picture.to(dtype), self.target.to(dtype)
