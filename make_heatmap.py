@@ -526,9 +526,9 @@ def main(argv=None) -> int:
                 plans = [str(error)]
         if dist is not None:
             dist.broadcast_object_list(plans)
-            if isinstance(plans[0], str) and rank > 0:
-                return 2  # the first process says why
         if isinstance(plans[0], str):
+            if rank > 0:
+                return 2  # the first process says why
             raise ValueError(plans[0])
     except (ValueError, OSError, ImportError) as error:
         parser.error(printable(' '.join(str(error).split())))

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from cli import Parser, at_least
 from metrics.pixel import whole_windows
 
-from .iea40k import LABEL_DTYPES, DatasetError, exposure_of, read_array, read_csv
+from .iea40k import LABEL_DTYPES, DatasetError, exposure_of, read_array, read_csv, read_validity
 from .images import ImageError, read_image
 
 BINS = np.linspace(-1, 1, 21)
@@ -63,11 +63,9 @@ def check_row(root, row, size):
     validity = f'{root}/label/validity/{name}'
     if os.path.exists(validity):
         try:
-            mask = np.asarray(read_array(validity, (np.uint8, np.bool_), 'uint8')) > 0
+            mask = read_validity(validity, shape)
         except DatasetError as e:
             return [*faults, str(e)], None
-        if mask.shape != shape:
-            return [*faults, f'{validity}: shape {mask.shape}, expected {shape}'], None
         if not mask.any():
             return [*faults, f'{validity}: marks no pixel as valid'], None
         try:

@@ -118,6 +118,18 @@ def read_array(path, dtypes, what):
     return array
 
 
+def read_validity(path, shape):
+    """Which pixels of a label of ``shape`` (H, W) count: (H, W) bool, true where the file is not 0.
+
+    Raises:
+        DatasetError: as :func:`read_array`, or another shape.
+    """
+    mask = np.asarray(read_array(path, (np.uint8, np.bool_), 'uint8')) > 0
+    if mask.shape != shape:
+        raise DatasetError(f'{path}: shape {mask.shape}, expected {shape}')
+    return mask
+
+
 def read_label(path, shape=(256, 256)):
     """A label as float32 residual on [-1, 1], (1, H, W).
 
@@ -184,9 +196,6 @@ class IEA40K(Dataset):
         sample = {'image': to_tensor(resize_rgb(picture, shape)), 'residual': label, 'mask': torch.ones_like(label)}
         validity = self.validity_path(row)
         if validity.exists():
-            mask = read_array(validity, (np.uint8, np.bool_), 'uint8')
-            if mask.shape != tuple(label.shape[-2:]):
-                raise DatasetError(f'{validity}: shape {mask.shape}, expected {tuple(label.shape[-2:])}')
-            sample['mask'] = torch.from_numpy((np.asarray(mask) > 0).astype(np.float32))[None]
+            sample['mask'] = torch.from_numpy(read_validity(validity, tuple(label.shape[-2:])).astype(np.float32))[None]
         sample = augment(sample, size, seed, self.min_window) if self.augment else resize(sample, size)
         return {**sample, 'score': row['score'], 'img_id': row['img_id'], 'ref_id': row['ref_id']}

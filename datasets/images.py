@@ -172,7 +172,8 @@ def _check_file(path: Path) -> None:
     """The faults that need no decoder. A pipe would block for ever, so only regular files pass."""
     try:
         if path.is_dir():
-            raise ImageError(f'{path}: is a folder, not a picture' if os.access(path, os.R_OK | os.X_OK) else f'{path}: a folder that cannot be read')
+            readable = os.access(path, os.R_OK | os.X_OK)
+            raise ImageError(f'{path}: {"is a folder, not a picture" if readable else "a folder that cannot be read"}')
         if not path.exists():
             reason = 'is a link to a file that does not exist' if path.is_symlink() else 'no such file'
             raise ImageError(f'{path}: {reason}')
