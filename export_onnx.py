@@ -5,8 +5,6 @@
     python export_onnx.py --format torch --out p_ieanet.pt2         # torch.export.load('p_ieanet.pt2').module()
 
 The input `picture` is (B, 3, H, W) float32 RGB on [0, 1], H and W at least 32; the output `residual` is (B, 1, H, W).
-With --maps there are the outputs `gain` and `offset` instead, for those who bring them to full size themselves as
-`exposure.Predictor` does: residual = clamp(grey 2^gain + offset, 0, 1) - grey.
 The ONNX file is compared with PyTorch at five sizes and two batches where onnxruntime is installed; --no-check leaves
 that out. Needs onnx and onnxscript. Exit code: 0; 1 when the comparison fails; 2 for a bad argument or file.
 """
@@ -21,6 +19,7 @@ import torch
 from torch import nn
 
 from cli import Parser
+from models import PIEANet
 from models.checkpoint import atomic_write, load_model
 from models.wavelet import alternate, halves
 
@@ -56,6 +55,21 @@ def _interleave(a, b, c, d, size):
     return alternate(upper, lower, 2, size[0])
 
 
+def extend(x):
+    """`models.haar.even` for export."""
+    for dim in (2, 3):
+        size = x.shape[dim]
+        x = x.index_select(dim, torch.arange((size + 1) // 2 * 2, device=x.device).clamp_max(size - 1))
+    return x
+
+
+def crop(x, size):
+    """`models.gated.crop` for export."""
+    for dim, n in zip((2, 3), size):
+        x = x.index_select(dim, torch.arange(n, device=x.device))
+    return x
+
+
 class Halving(nn.Module):
     """A convolution of stride 2 whose answer is said to be ceil(side / 2), as the wavelet's: the same number."""
 
@@ -71,41 +85,40 @@ class Halving(nn.Module):
 
 
 class Exported(nn.Module):
-    """The network with its wavelet in the form for export; picture -> residual, or -> (gain, offset)."""
+    """The network with its wavelet in the form for export; picture -> residual."""
 
-    def __init__(self, model, maps=False):
+    def __init__(self, model):
         super().__init__()
-        self.model, self.maps = copy.deepcopy(model).eval(), maps
+        self.model = copy.deepcopy(model).eval()
         config = self.model.config
         if not config.use_dwt:
             self.model.split, self.model.merge = split_polyphase, _interleave
         elif config.wavelet == 'haar':  # the others export as they are
             self.model.split, self.model.merge = split_haar, merge_haar
+        if config.use_lightness:
+            self.model.lightness.body.extend, self.model.lightness.body.crop = extend, crop
         if config.use_structure:
             self.model.structure.down = nn.ModuleList(map(Halving, self.model.structure.down))
 
     def forward(self, picture):
-        return self.model.gain_and_offset(picture) if self.maps else self.model(picture)
+        return self.model(picture)
 
 
-def export_program(model, maps=False):
+def export_program(model):
     """A `torch.export.ExportedProgram` of a PIEANet, dynamic in batch, height and width.
 
     Raises:
-        ValueError: for another network, or ``maps`` without the gain head.
+        ValueError: for another network.
     """
-    config = getattr(model, 'config', None)
-    if not hasattr(model, 'fields') or not hasattr(config, 'use_dwt'):
+    if not isinstance(model, PIEANet):
         raise ValueError(f'{type(model).__name__} cannot be exported, accepted: PIEANet')
-    if maps and config.head != 'gain':
-        raise ValueError(f"the network's head is {config.head!r}: it has no gain and offset")
     shapes = {'picture': {0: torch.export.Dim('batch', min=1, max=1024), 2: torch.export.Dim('height', min=32, max=16384),
                           3: torch.export.Dim('width', min=32, max=16384)}}
     with torch.no_grad():
-        return torch.export.export(Exported(model, maps), (torch.rand(2, 3, 72, 104),), dynamic_shapes=shapes, strict=False)
+        return torch.export.export(Exported(model), (torch.rand(2, 3, 72, 104),), dynamic_shapes=shapes, strict=False)
 
 
-def export_onnx(model, path, maps=False, opset=18):
+def export_onnx(model, path, opset=18):
     """Write a PIEANet as one ONNX file.
 
     Raises:
@@ -115,11 +128,10 @@ def export_onnx(model, path, maps=False, opset=18):
 
     if not 18 <= opset <= onnx.defs.onnx_opset_version():
         raise ValueError(f'opset is {opset}, accepted: 18 to {onnx.defs.onnx_opset_version()}')
-    program = export_program(model, maps)
-    outputs = ['gain', 'offset'] if maps else ['residual']
+    program = export_program(model)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the exporter's own deprecations
-        onnx_program = torch.onnx.export(program, input_names=['picture'], output_names=outputs, opset_version=opset,
+        onnx_program = torch.onnx.export(program, input_names=['picture'], output_names=['residual'], opset_version=opset,
                                          dynamo=True, verbose=False)
     path = Path(path)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
@@ -133,8 +145,8 @@ def export_onnx(model, path, maps=False, opset=18):
 
 
 @torch.no_grad()
-def largest_difference(model, path, maps=False, sizes=SIZES, batches=BATCHES):
-    """Largest |ONNX - PyTorch| over sizes, batches and outputs, in fp32 on the CPU."""
+def largest_difference(model, path, sizes=SIZES, batches=BATCHES):
+    """Largest |ONNX - PyTorch| over sizes and batches, in fp32 on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
@@ -143,11 +155,10 @@ def largest_difference(model, path, maps=False, sizes=SIZES, batches=BATCHES):
     for height, width in sizes:
         for batch in batches:
             x = torch.rand(batch, 3, height, width, generator=generator)
-            expected = model.gain_and_offset(x) if maps else (model(x),)
-            for ours, theirs in zip(expected, session.run(None, {'picture': x.numpy()})):
-                if theirs.shape != tuple(ours.shape):
-                    raise ValueError(f'{path}: answers {theirs.shape} to a picture of {tuple(x.shape)}')
-                largest = max(largest, float((ours - torch.from_numpy(theirs)).abs().max()))
+            ours, theirs = model(x), session.run(None, {'picture': x.numpy()})[0]
+            if theirs.shape != tuple(ours.shape):
+                raise ValueError(f'{path}: answers {theirs.shape} to a picture of {tuple(x.shape)}')
+            largest = max(largest, float((ours - torch.from_numpy(theirs)).abs().max()))
     return largest
 
 
@@ -156,7 +167,6 @@ def main(argv=None):
     parser.add_argument('--checkpoint', type=Path, default=ROOT / 'checkpoints' / 'p_ieanet.safetensors', metavar='F')
     parser.add_argument('--out', type=Path, metavar='F', help='default: beside the checkpoint, .onnx or .pt2')
     parser.add_argument('--format', choices=('onnx', 'torch'), default='onnx')
-    parser.add_argument('--maps', action='store_true', help='outputs gain and offset in place of the residual')
     parser.add_argument('--opset', type=int, default=18, help='18 or newer (antialiased resizing), default 18')
     parser.add_argument('--no-check', action='store_true', help='do not compare with PyTorch')
     args = parser.parse_args(argv)
@@ -169,11 +179,11 @@ def main(argv=None):
             raise ValueError(f'argument --out: {out.parent} is not a folder')
         if args.format == 'torch':
             program = io.BytesIO()
-            torch.export.save(export_program(model, args.maps), program)
+            torch.export.save(export_program(model), program)
             atomic_write(out, program.getvalue())
             print(out)
             return 0
-        export_onnx(model, out, args.maps, args.opset)
+        export_onnx(model, out, args.opset)
     except (ValueError, OSError) as error:
         parser.error(' '.join(str(error).split())[:500])
     except ImportError as error:
@@ -181,7 +191,7 @@ def main(argv=None):
     print(f'{out}: {out.stat().st_size / 1e6:.1f} MB')
     if not args.no_check:
         try:
-            difference = largest_difference(model, out, args.maps)
+            difference = largest_difference(model, out)
         except ImportError:
             print('not compared with PyTorch: onnxruntime is not installed', file=sys.stderr)
             return 0

@@ -22,7 +22,6 @@ import os
 import signal
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +49,7 @@ from metrics.training import Log, draw_curves, panel, validate
 from models import CheckpointError, load_model, save_model
 from models.baselines import NETWORKS
 from models.checkpoint import atomic_write, build_model, load_training_state, network_name, save_training_state, weights_id
-from models.p_ieanet import MIN_SIZE, PIEANet, PIEANetConfig, luma
+from models.p_ieanet import MIN_SIZE, PIEANetConfig, luma
 from models.wavelet import WAVELETS
 
 PRESETS = {
@@ -68,9 +67,9 @@ class TrainingError(RuntimeError):
 
 
 def setting(text):
-    """('width', 64) of 'width=64'; the value is a number, several with commas between, or the name of a head or wavelet."""
+    """('width', 64) of 'width=64'; the value is a number, several with commas between, or the name of a wavelet."""
     name, _, value = text.partition('=')
-    if name in ('head', 'wavelet'):
+    if name == 'wavelet':
         return name, value
     numbers = tuple(float(v) if '.' in v else int(v) for v in value.split(','))
     return name, numbers if len(numbers) > 1 else numbers[0]
@@ -99,10 +98,9 @@ def get_args(argv=None):
     p.add_argument('--preset', choices=PRESETS, default='default', help='values for all flags that default to None')
     p.add_argument('--model', choices=('p_ieanet', 'released', *NETWORKS), default='p_ieanet', help='the last ones are baselines')
     p.add_argument('--without', choices=('dwt', 'structure', 'lightness'), action='append', default=[])
-    p.add_argument('--head', choices=('gain', 'residual'), default=PIEANetConfig.head)
     p.add_argument('--wavelet', choices=WAVELETS, default=PIEANetConfig.wavelet)
     p.add_argument('--config', type=setting, action='append', default=[], metavar='NAME=VALUE',
-                   help='any number of the network\'s settings (PIEANetConfig), e.g. width=64 or structure_widths=8,16,32')
+                   help='any number of the network\'s settings (PIEANetConfig), e.g. width=32 or kernels=3,7')
     p.add_argument('--epochs', type=at_least(1), help='an epoch passes every photograph (or else every pair) once')
     p.add_argument('--steps', type=at_least(1), help='the length of the run in steps, instead of --epochs')
     p.add_argument('--batch-size', type=at_least(1), help='over all processes')
@@ -167,8 +165,8 @@ def get_args(argv=None):
         p.error(f'--mix needs one number for each source, none below 1, {args.batch_size} in all (--batch-size)')
     if args.skip_bad and (args.cache or args.score_head):
         p.error('--skip-bad does not go with --cache or --score-head, which take every row of a CSV; datasets.check names bad ones')
-    if args.model != 'p_ieanet' and (args.without or args.head != PIEANetConfig.head or args.wavelet != PIEANetConfig.wavelet):
-        p.error(f'--without, --head and --wavelet are of --model p_ieanet, not of {args.model}')
+    if args.model != 'p_ieanet' and (args.without or args.wavelet != PIEANetConfig.wavelet):
+        p.error(f'--without and --wavelet are of --model p_ieanet, not of {args.model}')
     if args.model == 'released' and args.config:
         p.error('--model released has no settings for --config')
     return args
@@ -316,7 +314,8 @@ def make_model(args):
         CheckpointError, ValueError: in one line.
     """
     settings = {f'use_{part}': False for part in args.without}
-    settings.update({k: getattr(args, k) for k in ('head', 'wavelet') if getattr(args, k) != getattr(PIEANetConfig, k)})
+    if args.wavelet != PIEANetConfig.wavelet:
+        settings['wavelet'] = args.wavelet
     settings.update(args.config)
     if not args.init:
         try:
@@ -324,8 +323,6 @@ def make_model(args):
         except (TypeError, RuntimeError, AssertionError) as e:  # from torch's layers
             raise ValueError(f'{args.model} cannot be built with {settings}: {str(e).splitlines()[0]}') from e
     network = load_model(args.init)
-    if isinstance(network, PIEANet) and 'dropout' in settings:  # is of the training, not of the weights
-        network.config = replace(network.config, dropout=settings.pop('dropout'))
     kind, own = network_name(network), network.config.to_dict()
     if args.model not in ('p_ieanet', kind):
         raise ValueError(f'{args.init}: holds {kind}, but --model is {args.model}')
@@ -368,7 +365,7 @@ def train(args):
             if (before := state['arguments']['optimizer']) != args.optimizer:
                 raise ValueError(f'one with --optimizer {before}')
             before, own = type(network.config)(**state['config']).to_dict(), network.config.to_dict()
-            if other := [f'{k}={v}' for k, v in before.items() if k != 'dropout' and own.get(k) != v]:  # all wavelets' weights fit
+            if other := [f'{k}={v}' for k, v in before.items() if own.get(k) != v]:  # all wavelets' weights fit
                 raise ValueError(f'one with {", ".join(other)}')
             network.load_state_dict(state['model'])
             optimizer.load_state_dict(state['optimizer'])

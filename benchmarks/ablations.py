@@ -38,10 +38,7 @@ VARIANTS = {
     'sym4': ('Table 5', ['--wavelet', 'sym4'], '.08', '.41'),
     'L2': ('Table 6', ['--loss', 'l2'], '', '.62'),
     'smooth L1': ('Table 6', ['--loss', 'smooth_l1'], '', '.67'),
-    'bare residual': ('ours', ['--head', 'residual'], '', ''),
-    'no anchor': ('ours', ['--config', 'anchor=0'], '', ''),
-    'no tones': ('ours', ['--config', 'tones=0'], '', ''),
-    'no dropout': ('ours', ['--config', 'dropout=0'], '', ''),
+    'narrower': ('ours', ['--config', 'width=16'], '', ''),
 }
 
 

@@ -46,14 +46,11 @@ class Zero(torch.nn.Module):
         return torch.zeros_like(x[:, :1])
 
 
-class Gain(torch.nn.Module):
-    """A constant gain and offset: nothing to compute, but a map with the picture's own detail."""
-
-    def gain_and_offset(self, x):
-        return torch.full_like(x[:, :1], 0.6), torch.full_like(x[:, :1], 0.02)
+class Brighter(torch.nn.Module):
+    """Half as bright again as the picture: nothing to compute, but a map with the picture's own detail."""
 
     def forward(self, x):
-        raise NotImplementedError('only for gain and offset')
+        return 0.5 * x[:, :1]
 
 
 def make_photo(megapixels, seed=0):
@@ -210,7 +207,7 @@ def main():
         print(f'\n{source}, {args.workers} threads: pictures per second, of decode + encode alone')
         candidates = {
             'network': predictor,
-            'no network, detailed map': Predictor(model=Gain(), device='cpu'),
+            'no network, detailed map': Predictor(model=Brighter(), device='cpu'),
             'no network, zero map': Predictor(model=Zero(), device='cpu'),
         }
         for name, candidate in candidates.items():

@@ -8,8 +8,7 @@ The network sees the whole picture at a small working size, so that time and mem
 everything global is seen at once, and there are no tiles that could leave seams. Its answer is brought to
 full size with the picture as the guide, for the residual's fine detail is the picture's own (residual = ideal
 grey - this grey): around each pixel the map is a linear function of the picture's grey, whose two
-coefficients are fitted on the small picture and upsampled (guided filter). Where the network predicts a gain
-and an offset, these are upsampled so, and the picture is subtracted at full size.
+coefficients are fitted on the small picture and upsampled (guided filter).
 
     Guided filter: He, Sun, Tang, "Guided image filtering", TPAMI 2013; coefficients from the small picture:
     He, Sun, "Fast guided filter", arXiv 1505.00996, 2015.
@@ -30,7 +29,6 @@ from PIL import Image
 
 from datasets.images import MAX_PIXELS, convert_image, read_image, resize_pixels
 from models.checkpoint import load_model
-from models.p_ieanet import apply_gain
 from models.released import ReleasedWaveletNet
 
 from .score_head import load_score_head, map_statistics
@@ -89,12 +87,9 @@ class Predictor:
         device: 'auto' (a GPU when there is one), 'cpu', 'cuda', 'cuda:1' ...
         size: the longer side of what the network sees.
         upsample: how the network's maps come to full size. 'guided': by the guided filter, which keeps the
-            picture's edges. 'smooth': bilinear. Both bring gain and offset there, where the network predicts
-            them, and subtract at full size. 'bilinear': the residual itself, bilinear, as the authors' script
-            does.
+            picture's edges. 'bilinear': as the authors' script does.
             None: 'guided', but 'bilinear' for the authors' network.
-        radius, eps: of the guided filter, in pixels of the small picture and in squared grey on [0, 1]. None:
-            8 for gain and offset, which are smooth, and 2 for a residual, which is not (measured on
+        radius, eps: of the guided filter, in pixels of the small picture and in squared grey on [0, 1] (measured on
             validation pictures).
         precision: 'off' (fp32; on a GPU, convolutions in TF32 unless torch.backends.cudnn.allow_tf32 is off), 'bf16' or
             'fp16' autocast.
@@ -115,7 +110,7 @@ class Predictor:
         device: str | torch.device = 'auto',
         size: int = 256,
         upsample: str | None = None,
-        radius: int | None = None,
+        radius: int = 2,
         eps: float = 1e-5,
         precision: str = 'off',
         compile: bool = False,
@@ -126,8 +121,8 @@ class Predictor:
     ):
         if size < MIN_SIDE:
             raise ValueError(f'size must be at least {MIN_SIDE}, but is {size}')
-        if upsample not in (None, 'guided', 'smooth', 'bilinear'):
-            raise ValueError(f"upsample must be 'guided', 'smooth' or 'bilinear', but is {upsample!r}")
+        if upsample not in (None, 'guided', 'bilinear'):
+            raise ValueError(f"upsample must be 'guided' or 'bilinear', but is {upsample!r}")
         if precision not in PRECISIONS:
             raise ValueError(f'precision must be one of {sorted(PRECISIONS)}, but is {precision!r}')
         self.device = pick_device(device)
@@ -145,11 +140,8 @@ class Predictor:
         self.precision = PRECISIONS[precision]
         self.threshold, self.max_pixels = threshold, max_pixels
         self.score_head = None if score_head is None else load_score_head(score_head, weights)
-        config = getattr(model, 'config', None)
-        self.has_gain = hasattr(model, 'gain_and_offset') and getattr(config, 'head', 'gain') == 'gain'
-        self.has_gain = self.has_gain and self.upsample != 'bilinear'
-        self.radius, self.eps = radius or (8 if self.has_gain else 2), eps
-        self.network = self.model.gain_and_offset if self.has_gain else self.model
+        self.radius, self.eps = radius, eps
+        self.network = self.model
         if compile:
             self.network = torch.compile(self.network, dynamic=True)
 
@@ -209,27 +201,20 @@ class Predictor:
         return Prepared(resize_pixels(pixels, *size), np.asarray(picture.convert('L')))
 
     def fields(self, smalls: list[np.ndarray]) -> list[np.ndarray]:
-        """Step 2, the network: (h, w, 3) uint8 pictures of one size to (C, h, w) float32 maps.
-
-        C is 2 for gain and offset, 1 for a residual.
-        """
+        """Step 2, the network: (h, w, 3) uint8 pictures of one size to (h, w) float32 residuals."""
         x = torch.from_numpy(np.stack(smalls)).to(self.device).permute(0, 3, 1, 2).float().div_(255)
         half = contextlib.nullcontext()
         if self.precision is not None:
             half = torch.autocast(self.device.type, self.precision)
         with torch.inference_mode(), half:
-            y = self.network(x)
-            if self.has_gain:
-                y = torch.cat(y, dim=1)
-            y = y.float().cpu().numpy()
+            y = self.network(x)[:, 0].float().cpu().numpy()
         if not np.isfinite(y).all():
             raise FloatingPointError('the network gave values that are not finite')
         return list(y)
 
     def finish(self, item: Prepared, field: np.ndarray) -> np.ndarray:
-        """Step 3: the network's maps of one picture at full size, (H, W) float32 residual on [-1, 1]."""
-        guided = self.upsample == 'guided'
-        maps, count = field, len(field)
+        """Step 3: the network's residual of one picture at full size, (H, W) float32 on [-1, 1]."""
+        guided, maps = self.upsample == 'guided', field[None]
         if guided:
             small_grey = cv2.cvtColor(item.small, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
             maps = guided_coefficients(small_grey, field, self.radius, self.eps)
@@ -238,13 +223,11 @@ class Predictor:
             grey = item.grey[top:bottom].astype(np.float32)
             grey *= 1 / 255
             if guided:
-                maps[:count] *= grey
-                maps[:count] += maps[count:]
-            if self.has_gain:
-                residual[top:bottom] = apply_gain(*map(torch.from_numpy, (grey, maps[0], maps[1]))).numpy()
-            elif guided:
+                value, offset = maps
+                value *= grey
+                value += offset
                 np.negative(grey, out=grey)
-                part = np.maximum(maps[0], grey, out=residual[top:bottom])  # the ideal is on [0, 1]
+                part = np.maximum(value, grey, out=residual[top:bottom])  # the ideal is on [0, 1]
                 grey += 1
                 np.minimum(part, grey, out=part)
             else:
@@ -281,38 +264,24 @@ def pick_device(device: str | torch.device) -> torch.device:
     return device
 
 
-def guided_coefficients(guide: np.ndarray, maps: np.ndarray, radius: int, eps: float) -> np.ndarray:
-    """a and b of the guided filter, such that map = a * guide + b around each pixel, edges of the guide kept.
+def guided_coefficients(guide: np.ndarray, residual: np.ndarray, radius: int, eps: float) -> np.ndarray:
+    """a and b of the guided filter, such that residual = a * guide + b around each pixel, edges of the guide kept.
 
     Args:
-        guide: (h, w) float32.
-        maps: (C, h, w) float32.
+        guide, residual: (h, w) float32.
         radius: the windows are squares of 2 * radius + 1 pixels.
         eps: variance of the guide below which a window counts as flat.
 
     Returns:
-        (2C, h', w') float32: the C slopes, then the C offsets. They are smooth over the window, so from a
-        radius of 8 on they are computed on a grid that is coarser by radius // 4: the same to the eye, and
-        much faster.
+        (2, h, w) float32: slope and offset.
     """
-    if (coarser := radius // 4) > 1:
-        radius = round(radius / coarser)
-        size = tuple(max(1, round(side / coarser)) for side in reversed(guide.shape))
-        guide = cv2.resize(guide, size, interpolation=cv2.INTER_AREA)
-        maps = [cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in maps]
 
     def blur(plane):
         return cv2.blur(plane, (2 * radius + 1, 2 * radius + 1))
 
-    mean_guide = blur(guide)
-    precision = 1 / (blur(guide * guide) - mean_guide * mean_guide + eps)
-    slopes, offsets = [], []
-    for plane in maps:
-        mean = blur(plane)
-        slope = (blur(plane * guide) - mean_guide * mean) * precision
-        slopes.append(blur(slope))
-        offsets.append(blur(mean - slope * mean_guide))
-    return np.stack(slopes + offsets)
+    mean_guide, mean = blur(guide), blur(residual)
+    slope = (blur(residual * guide) - mean_guide * mean) / (blur(guide * guide) - mean_guide * mean_guide + eps)
+    return np.stack((blur(slope), blur(mean - slope * mean_guide)))
 
 
 def upsampled_strips(maps: np.ndarray, height: int, width: int):

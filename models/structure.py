@@ -3,6 +3,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from .gated import ChannelNorm, GatedBlock
 from .grid import GridTransformer, from_grid
 
 # The paper's D: +x, -x, +y, -y, +x+y, +x-y, -x+y, -x-y as (dx, dy), x to the right, y down.
@@ -63,6 +64,7 @@ class StructureLayer(nn.Module):
 
     def __init__(self, dim, token_dim, heads, grid):
         super().__init__()
+        self.norm = ChannelNorm(dim)  # gradients and encoders meet the same range in every picture, be it dark or bright
         self.long = LongRangeEncoder(dim, dim, token_dim, heads, 1, grid)
         self.short = ShortRangeEncoder(dim, dim)
         # The eight difference maps go in together: one call instead of eight modules.
@@ -73,6 +75,7 @@ class StructureLayer(nn.Module):
         self.bands = nn.Conv2d(2 * dim, 3 * dim, 1)
 
     def forward(self, z):
+        z = self.norm(z)
         # Rectified: an unrectified difference, pooled to the grid, would vanish, and a linear map of it would be a mere convolution.
         grad = F.relu(gradient_maps(z)).flatten(1, 2)
         maps = {'long': self.long(z), 'short': self.short(z), 'grad_long': self.grad_long(grad), 'grad_short': self.grad_short(grad)}
@@ -97,13 +100,14 @@ class StructureFeatureModule(nn.Module):
         super().__init__()
         self.embed = nn.ModuleList(nn.Conv2d(in_dim, d, 3, padding=1) for d in dims)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(dims, dims[1:]))
+        self.blocks = nn.ModuleList(GatedBlock(d) for d in dims)
         self.layers = nn.ModuleList(StructureLayer(d, token_dim, heads, grid) for d in dims)
 
     def forward(self, details, return_features=False):
         out, features, z = [], {}, None
         for i, (embed, layer, detail) in enumerate(zip(self.embed, self.layers, details)):
             z = embed(detail) if z is None else embed(detail) + self.down[i - 1](z)
-            z = F.gelu(z)
+            z = self.blocks[i](z)
             bands, maps = layer(z)
             out.append(bands)
             features.update({f'{name}_{i + 1}': m for name, m in maps.items()})

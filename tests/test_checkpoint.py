@@ -136,36 +136,12 @@ def test_average_of_weights(tmp_path, saved, capsys):
     for key, value in c.state_dict().items():
         torch.testing.assert_close(value, (a.state_dict()[key] + 3 * b.state_dict()[key]) / 4)
     assert all(torch.equal(v, a.state_dict()[k]) for k, v in average([path, path]).state_dict().items())
-    save_model(PIEANet(replace(SMALL, tones=3)), tmp_path / 'd.safetensors')
+    save_model(PIEANet(replace(SMALL, middle=0)), tmp_path / 'd.safetensors')
     assert average_main([str(path), str(tmp_path / 'd.safetensors'), '--out', str(tmp_path / 'e.safetensors')]) == 2
     assert 'd.safetensors: not the same network' in capsys.readouterr().err and not (tmp_path / 'e.safetensors').exists()
     for weight in (0.0, float('nan'), float('inf')):
         with pytest.raises(ValueError, match='accepted'):
             average([path, path], [1.0, weight])
-
-
-@torch.no_grad()
-def test_average_scales_the_level(tmp_path, saved, capsys):
-    net, path = saved
-    net.level[-1].bias.fill_(0.2)
-    save_model(net, path)
-    torch.manual_seed(2)
-    x = torch.rand(2, 3, 64, 48)
-    gain = {s: average([path], level=s).gain_and_offset(x)[0] for s in (0.0, 0.5, 1.0)}
-    added = gain[1.0] - gain[0.0]
-    assert added.abs().max() > 0
-    torch.testing.assert_close(added, added[:, :, :1, :1].expand_as(added))  # the picture as a whole
-    torch.testing.assert_close(gain[0.5], gain[0.0] + added / 2)
-    half = tmp_path / 'half.safetensors'
-    assert average_main([str(path), '--level', '0.5', '--out', str(half)]) == 0
-    half = load_model(half)
-    assert torch.equal(half.gain_and_offset(x)[0], gain[0.5]) and half.provenance['level'] == 0.5
-    for level in (-1.0, 10.1, float('nan'), float('inf')):
-        with pytest.raises(ValueError, match='accepted'):
-            average([path], level=level)
-    save_model(build_model('zerodce', {}), tmp_path / 'other.safetensors')
-    assert average_main([str(tmp_path / 'other.safetensors'), '--level', '0.5', '--out', str(tmp_path / 'x.safetensors')]) == 2
-    assert 'only a P-IEANet' in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='no links or pipes')

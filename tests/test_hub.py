@@ -25,7 +25,7 @@ def test_entries_work_elsewhere_and_offline(tmp_path, weights):
         hub = lambda name, **k: torch.hub.load({str(ROOT)!r}, name, source='local', **k)
         x = torch.rand(2, 3, 40, 50)
         model = hub('p_ieanet', checkpoint={str(weights)!r})
-        fresh = hub('p_ieanet', pretrained=False, levels=1, structure_widths=(8,))
+        fresh = hub('p_ieanet', pretrained=False, levels=2, structure_widths=(8, 8))
         with torch.no_grad():
             print(tuple(model(x).shape), tuple(fresh(x).shape), model.training)
         predictor = hub('predictor', checkpoint={str(weights)!r}, device='cpu')

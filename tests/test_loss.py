@@ -14,7 +14,7 @@ import models.lightness
 import models.p_ieanet
 from exposure.loss import ExposureLoss
 from models import PIEANet, save_model
-from tests_support import SMALL
+from tests_support import SMALL, awake
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,11 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def network():
     """Small and untrained, with maps that are not flat."""
     torch.manual_seed(0)
-    net = PIEANet(SMALL)
-    with torch.no_grad():
-        net.head[-1].weight.normal_(std=0.3)
-        net.level[-1].weight.normal_(std=0.3)
-    return net.eval()
+    return awake(PIEANet(SMALL))
 
 
 def picture(*shape, seed=1, dtype=torch.float32):
@@ -40,7 +36,7 @@ def picture(*shape, seed=1, dtype=torch.float32):
 def test_gradcheck(network, monkeypatch, size, weighted):
     def to_grid(x, grid):  # the network's own goes through fp32
         return nn.functional.interpolate(x, size=(grid, grid), mode='bilinear', align_corners=False, antialias=True)
-    for module in (models.grid, models.lightness, models.p_ieanet):
+    for module in (models.grid, models.lightness):
         monkeypatch.setattr(module, 'to_grid', to_grid)
     loss = ExposureLoss(network, 'sum', target=0.013, size=64).double()
     weight = picture(1, 1, *size, seed=2, dtype=torch.float64) if weighted else None

@@ -17,9 +17,10 @@ import make_heatmap
 from datasets.images import read_image
 from exposure import Predictor, heatmap
 from models import PIEANet, PIEANetConfig, save_model
+from tests_support import awake
 
 SCRIPT = Path(make_heatmap.__file__).resolve()
-TINY = dict(levels=2, width=8, depth=1, context=1, structure_widths=(4, 8), token_width=8, heads=2, grid=4,
+TINY = dict(levels=2, width=8, down=(1,), middle=1, structure_widths=(4, 8), token_width=8, heads=2, grid=4,
             structure_grid=4, kernels=(3,))
 
 
@@ -27,10 +28,7 @@ TINY = dict(levels=2, width=8, depth=1, context=1, structure_widths=(4, 8), toke
 def weights(tmp_path_factory):
     """A small untrained network whose maps are not flat."""
     torch.manual_seed(0)
-    model = PIEANet(PIEANetConfig(**TINY))
-    with torch.no_grad():
-        model.head[-1].weight.normal_(std=0.5)
-        model.level[-1].weight.normal_(std=0.5)
+    model = awake(PIEANet(PIEANetConfig(**TINY)))
     path = tmp_path_factory.mktemp('weights') / 'tiny.safetensors'
     save_model(model, path)
     return path

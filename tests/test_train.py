@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from test_iea40k import make_set
 from tests_support import SMALL
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = ['--config', 'width=8', '--config', 'depth=1', '--config', 'context=1', '--config', 'structure_widths=2,2,2', '--config',
+TINY = ['--config', 'width=8', '--config', 'down=1', '--config', 'middle=1', '--config', 'levels=3', '--config', 'structure_widths=2,2,2', '--config',
         'token_width=8', '--config', 'heads=1', '--sizes', '32', '40', '--val-size', '48', '--workers', '0', '--threads', '1', '--device', 'cpu']
 
 
@@ -114,14 +113,14 @@ def test_photographs_are_simulated_on_the_fly(tmp_path, pairs):
 
 
 @pytest.mark.parametrize('flags', [['--amp', 'bf16'], ['--loss', 'l2', '--level-weight', 1, '--ema', 0], ['--accumulate', 2], ['--ssim-weight', 0.1], ['--cache'],
-                                   ['--without', 'dwt'], ['--without', 'structure'], ['--without', 'lightness'], ['--head', 'residual']])
+                                   ['--without', 'dwt'], ['--without', 'structure'], ['--without', 'lightness']])
 def test_flags(tmp_path, pairs, flags):
     assert run(*pairs, '--out', tmp_path / 'out', '--epochs', 1, '--batch-size', 4, *TINY, *flags) == 0
 
 
 def test_training_learns(tmp_path, pairs):
     out = tmp_path / 'out'
-    assert run(*pairs, '--out', out, '--epochs', 20, '--val-every', 20, '--batch-size', 4, '--lr', 3e-3, '--warmup', 0, *TINY) == 0
+    assert run(*pairs, '--out', out, '--epochs', 40, '--val-every', 40, '--batch-size', 4, '--lr', 1e-2, '--warmup', 0, *TINY) == 0
     rows = log_of(out)
     assert float(rows[-1]['loss']) < 0.6 * float(rows[0]['loss'])
 
@@ -176,7 +175,7 @@ def test_a_state_of_another_network_is_refused(tmp_path, pairs, capsys):
     common = [*pairs, '--out', tmp_path / 'o', '--batch-size', 8, *TINY]
     assert run(*common, '--epochs', 1, '--wavelet', 'db4') == 0
     assert 'another run (one with wavelet=db4)' in fault(capsys, *common, '--epochs', 2, '--resume', 'auto')  # its weights have the same shapes
-    assert run(*common, '--epochs', 2, '--wavelet', 'db4', '--config', 'dropout=0.1', '--resume', 'auto') == 0
+    assert run(*common, '--epochs', 2, '--wavelet', 'db4', '--resume', 'auto') == 0
 
 
 def test_a_picture_that_cannot_be_validated_is_named(tmp_path, pairs, capsys):
@@ -292,7 +291,7 @@ def test_every_source_gives_to_every_batch(tmp_path, capsys):
 
 @pytest.mark.parametrize('flags, words', [
     (['--val-every', 0], '--val-every: 0'), (['--steps', 0], '--steps: 0'), (['--late-sizes', 64, 16], '--late-sizes: 16'),
-    (['--model', 'mslt', '--without', 'dwt'], 'not of mslt'), (['--model', 'zerodce', '--head', 'residual'], 'not of zerodce'),
+    (['--model', 'mslt', '--without', 'dwt'], 'not of mslt'), (['--model', 'zerodce', '--wavelet', 'db4'], 'not of zerodce'),
     (['--model', 'released', '--wavelet', 'db4'], 'not of released'), (['--model', 'released', '--config', 'width=8'], 'no settings'),
     (['--config', 'width=wide'], 'width=wide'), (['--nothing'], '--nothing')])
 def test_wrong_flags_are_refused(flags, words, capsys):
@@ -303,7 +302,7 @@ def test_what_cannot_be_run_is_named(tmp_path, pairs, capsys):
     common = [*pairs, '--out', tmp_path / 'o', '--epochs', 1, '--batch-size', 8, *TINY]
     assert 'foo' in fault(capsys, *common, '--device', 'foo')
     assert 'cuda:99' in fault(capsys, *common, '--device', 'cuda:99')
-    for setting, words in (('heads=3', 'heads'), ('width=-8', 'width is -8'), ('heads=0', 'heads is 0'), ('grid=0', 'grid is 0'), ('depth=1.5', "'depth': 1.5"), ('widht=8', 'widht')):
+    for setting, words in (('heads=3', 'heads'), ('width=-8', 'width is -8'), ('heads=0', 'heads is 0'), ('grid=0', 'grid is 0'), ('middle=1.5', "'middle': 1.5"), ('widht=8', 'widht')):
         assert words in fault(capsys, *common, '--config', setting)
     assert run(*common, '--ema', 0) == 0
     assert 'another run (one with --ema 0)' in fault(capsys, *common, '--ema', 0.9, '--resume', 'auto')
@@ -344,9 +343,8 @@ def test_init_brings_its_network(tmp_path, weights, capsys):
     def model(*flags):
         return train_wavelet.make_model(train_wavelet.get_args(['--photos', 'x', '--out', 'y', '--init', str(weights), *flags]))
     assert model().config == model('--config', f'width={SMALL.width}', '--model', 'p_ieanet').config == SMALL  # no contradiction
-    assert model('--config', 'dropout=0.4').config == replace(SMALL, dropout=0.4)
     for flags, words in ((['--wavelet', 'db4'], 'wavelet=db4'), (['--without', 'dwt'], 'use_dwt=False'), (['--config', 'width=64'], 'width=64'),
-                         (['--head', 'residual'], 'head=residual'), (['--model', 'mslt'], '--model is mslt')):
+                         (['--model', 'mslt'], '--model is mslt')):
         with pytest.raises(ValueError, match=f'small.safetensors: .*{words}'):
             model(*flags)
 
@@ -403,8 +401,7 @@ def test_two_processes_equal_one(tmp_path, pairs):
     """The same batch shared by two processes: the same weights (SGD, 20 steps) and validation figures, and one set of files."""
     odd = tmp_path / 'set/odd.csv'  # 7 pictures do not divide by two
     odd.write_text(''.join((tmp_path / 'set/all.csv').read_text().splitlines(keepends=True)[:8]))
-    common = [*pairs[:-1], str(odd), '--epochs', '10', '--batch-size', '4', '--optimizer', 'sgd', '--ema', '0', '--lr', '0.01', *TINY,
-              '--config', 'dropout=0']  # each process drops its own entries
+    common = [*pairs[:-1], str(odd), '--epochs', '10', '--batch-size', '4', '--optimizer', 'sgd', '--ema', '0', '--lr', '0.01', *TINY]
     env = {**os.environ, 'OMP_NUM_THREADS': '1'}
     for name, launcher in (('one', [sys.executable]), ('two', [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2'])):
         subprocess.run([*launcher, str(ROOT / 'train_wavelet.py'), *common, '--out', str(tmp_path / name)], check=True, env=env, timeout=300)

@@ -1,4 +1,17 @@
 """What several test files share."""
+import torch
+
 from models.p_ieanet import PIEANetConfig
 
-SMALL = PIEANetConfig(width=16, depth=1, context=1, structure_widths=(4, 8, 8), token_width=8, heads=2)
+SMALL = PIEANetConfig(levels=3, width=16, down=(1,), middle=1, structure_widths=(4, 8, 8), token_width=8, heads=2)
+
+
+@torch.no_grad()
+def awake(net):
+    """The network with its last layers drawn like the others and its blocks switched on: they start near zero, as does what it says."""
+    for layer in (net.head[-1], net.skip):
+        torch.nn.init.normal_(layer.weight, std=0.1)
+    for name, p in net.named_parameters():
+        if name.endswith(('beta', 'gamma')):
+            torch.nn.init.normal_(p, std=0.1)
+    return net.eval()

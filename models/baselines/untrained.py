@@ -9,7 +9,9 @@ import cv2
 import numpy as np
 import torch
 
-from ..p_ieanet import KEY, LUMA, luma
+from ..p_ieanet import LUMA, luma
+
+KEY = 0.45  # mean grey that auto-exposure aims at: the mean over well-exposed photographs
 
 
 def to_linear(x):
