@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from models.baselines import untrained
-from models.baselines.untrained import UNTRAINED, from_linear, luma, to_linear
-from models.p_ieanet import KEY
+from models.baselines.untrained import KEY, UNTRAINED, from_linear, luma, to_linear
 
 
 @pytest.fixture(autouse=True)
