@@ -21,6 +21,7 @@ from torch import nn
 from cli import Parser
 from models import PIEANet
 from models.checkpoint import atomic_write, load_model
+from models.gated import ChannelNorm
 from models.wavelet import alternate, halves
 
 ROOT = Path(__file__).resolve().parent
@@ -84,6 +85,19 @@ class Halving(nn.Module):
         return y
 
 
+class PlainNorm(nn.Module):
+    """`models.gated.ChannelNorm` without turning the axes: strides of turned maps raise guards on the sides, which are to stay free."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.eps, self.weight, self.bias = norm.eps, norm.weight, norm.bias
+
+    def forward(self, x):
+        x = x - x.mean(1, keepdim=True)
+        x = x * torch.rsqrt(x.square().mean(1, keepdim=True) + self.eps)
+        return x * self.weight[:, None, None] + self.bias[:, None, None]
+
+
 class Exported(nn.Module):
     """The network with its wavelet in the form for export; picture -> residual."""
 
@@ -99,6 +113,10 @@ class Exported(nn.Module):
             self.model.lightness.body.extend, self.model.lightness.body.crop = extend, crop
         if config.use_structure:
             self.model.structure.down = nn.ModuleList(map(Halving, self.model.structure.down))
+        for parent in list(self.model.modules()):
+            for name, child in parent.named_children():
+                if isinstance(child, ChannelNorm):
+                    setattr(parent, name, PlainNorm(child))
 
     def forward(self, picture):
         return self.model(picture)
