@@ -79,10 +79,7 @@ class Halving(nn.Module):
         self.conv = conv
 
     def forward(self, x):
-        y = self.conv(x)
-        for dim in (2, 3):
-            y = y.index_select(dim, torch.arange((x.shape[dim] + 1) // 2, device=x.device))
-        return y
+        return crop(self.conv(x), [(side + 1) // 2 for side in x.shape[-2:]])
 
 
 class PlainNorm(nn.Module):

@@ -26,7 +26,7 @@ class LightnessPixelAttention(nn.Module):
     """LPA, Eq. 6: A_p = sigmoid(sum_k w_k Conv_k(ReLU(SelfAttention(F_c)))). Returns A_p, (B, 1, H, W).
 
     Large kernels answer to overall brightness, small ones to local clipping. The self-attention runs on the fixed grid; what it says is
-    added to F_c and brought to a few channels before the large kernels, which would otherwise cost more than the rest of the branch.
+    added to F_c and brought to a few channels, which are all that the large kernels have to run over.
     """
 
     def __init__(self, dim, heads, grid, kernels, hidden=8):

@@ -5,17 +5,12 @@ import torch
 import export_onnx
 from models.gated import ChannelNorm, GatedBlock, GatedUNet, crop, gate
 from models.haar import even
+from tests_support import switch_on
 
 
-def body(seed=0, **settings):
-    """With its blocks switched on: they start as the identity."""
-    torch.manual_seed(seed)
-    net = GatedUNet(8, **settings).eval()
-    with torch.no_grad():
-        for name, p in net.named_parameters():
-            if name.endswith(('beta', 'gamma')):
-                p.normal_(std=0.3)
-    return net
+def body(**settings):
+    torch.manual_seed(0)
+    return switch_on(GatedUNet(8, **settings), 0.3)
 
 
 def test_gate_multiplies_the_halves():
