@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.average import average, main as average_main
-from models.checkpoint import (CheckpointError, atomic_write, build_model, load_model, load_training_state, read_header, save_model,
+from models.checkpoint import (CheckpointError, atomic_write, load_model, load_training_state, read_header, save_model,
                                save_training_state)
 from models.p_ieanet import PIEANet
 from tests_support import SMALL
