@@ -39,8 +39,9 @@ from datasets.cache import CachedIEA40K
 from datasets.iea40k import IEA40K, DatasetError
 from datasets.images import ImageError
 from datasets.photographs import Photographs
+from datasets.resident import ResidentLoader
 from datasets.sampler import StepSampler, ignore_interrupt, mixed
-from datasets.simulation import SimulationConfig, quantise, simulate
+from datasets.simulation import SimulationConfig, move, quantise, simulate
 from datasets.transforms import MIN_WINDOW
 from exposure.predictor import Predictor, pick_device
 from exposure.score_head import fit_score_head, plain_score, save_score_head, set_statistics
@@ -132,6 +133,8 @@ def get_args(argv=None):
     p.add_argument('--threads', type=at_least(0), default=0, help='CPU threads of PyTorch, 0: its own choice')
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--cache', action='store_true', help='keep each training split decoded in one file beside its CSV (327 kB a picture)')
+    p.add_argument('--resident', action='store_true', help='keep the training pictures on the device and cut batches there (327 kB a pair): '
+                   'faster than any number of --workers, which then only read them in')
     p.add_argument('--skip-bad', action='store_true', help='go on without training pictures that cannot be read; they are named and '
                    'counted (not with --cache, which holds every row of its CSV)')
     p.add_argument('--resume', default=None, metavar='auto|FILE')
@@ -163,8 +166,8 @@ def get_args(argv=None):
         p.error(f'--batch-size is {args.batch_size}, but there are {sources} sources, each of which gives a picture to every batch')
     if args.mix and (len(args.mix) != sources or sum(args.mix) != args.batch_size or min(args.mix) < 1):
         p.error(f'--mix needs one number for each source, none below 1, {args.batch_size} in all (--batch-size)')
-    if args.skip_bad and (args.cache or args.score_head):
-        p.error('--skip-bad does not go with --cache or --score-head, which take every row of a CSV; datasets.check names bad ones')
+    if args.skip_bad and (args.cache or args.resident or args.score_head):
+        p.error('--skip-bad does not go with --cache, --resident or --score-head, which take every row of a CSV; datasets.check names bad ones')
     if args.model != 'p_ieanet' and (args.without or args.wavelet != PIEANetConfig.wavelet):
         p.error(f'--without and --wavelet are of --model p_ieanet, not of {args.model}')
     if args.model == 'released' and args.config:
@@ -218,7 +221,7 @@ def shares_of_batch(args, parts):
     return counts
 
 
-def training_loader(args, start, stop, rank, world):
+def training_loader(args, start, stop, rank, world, device=torch.device('cpu')):
     parts = [Photographs(args.photos, max(320, *args.sizes, *args.late_sizes), args.skip_bad, args.min_window)] if args.photos else []
     for data, csv in zip(args.data, args.train_csv):
         cache = csv.with_suffix('.cache')
@@ -226,9 +229,11 @@ def training_loader(args, start, stop, rank, world):
                      IEA40K(data, csv, augment=True, min_window=args.min_window))
     counts = shares_of_batch(args, parts)
     sampler = StepSampler([len(p) for p in parts], counts, args.sizes, args.seed, start, stop, rank, world, args.late_sizes)
+    if args.resident:
+        return ResidentLoader(parts, sampler, device, args.workers), parts, counts
     # Worker processes only pay where the step runs elsewhere; seeds come with the keys, so their number changes nothing.
     return DataLoader(Parts(parts, args.skip_bad), batch_sampler=sampler, num_workers=args.workers, collate_fn=collate,
-                      worker_init_fn=ignore_interrupt), parts, counts
+                      worker_init_fn=ignore_interrupt, pin_memory=device.type == 'cuda'), parts, counts
 
 
 def collate(samples):
@@ -268,11 +273,11 @@ def expose_batch(batch, device, seed, jitter):
 
     Where a picture with the residual r becomes another one, the ideal stays: r' = r + grey - grey'.
     """
-    image, residual, mask = (batch[k].to(device, non_blocking=True) for k in ('image', 'residual', 'mask'))
+    image, residual, mask = (move(batch[k], device) for k in ('image', 'residual', 'mask'))
     generator = torch.Generator().manual_seed(seed)
     configs = [(batch['simulate'], SimulationConfig())] + [(~batch['simulate'], SimulationConfig.jitter())] * bool(jitter)
     for which, config in configs:
-        chosen = which.nonzero().flatten().to(device)
+        chosen = move(which.nonzero().flatten(), device)
         if len(chosen):
             before = image[chosen]
             after, _ = simulate(quantise(before), generator, config)
@@ -379,11 +384,12 @@ def train(args):
             step, best, since_best = state['step'], state['best'], state['since_best']
         except (KeyError, RuntimeError, TypeError, ValueError) as e:
             raise CheckpointError(f'cannot resume: the saved state is of another run ({str(e).splitlines()[0]})') from e
-    model = torch.compile(network) if args.compile else network
+    # One graph for each of the few sizes: a graph for any size is slower.
+    model = torch.compile(network, dynamic=False) if args.compile else network
     if world > 1:
         model = DistributedDataParallel(model, device_ids=[device] if device.type == 'cuda' else None)
 
-    loader, parts, counts = training_loader(args, step * args.accumulate, 1 << 40, rank, world)
+    loader, parts, counts = training_loader(args, step * args.accumulate, 1 << 40, rank, world, device)
     passes = zip(parts[:1] if args.photos else parts, counts)
     per_epoch = max(1, *(len(part) // (count * args.accumulate) for part, count in passes))
     total = args.steps or args.epochs * per_epoch
@@ -416,6 +422,15 @@ def train(args):
                                            config=network.config.to_dict(), arguments={k: str(v) for k, v in vars(args).items()}))
 
     losses, norms = (list(state.get(k, [])) if state else [] for k in ('losses', 'norms'))
+    pending = []  # (loss, gradient norm, where) of steps that a GPU may still be at: asking for a figure waits for it
+
+    def settle():
+        for loss, norm, where in pending:
+            if not math.isfinite(loss):
+                raise TrainingError(f'loss is {loss.item()} {where}')
+            losses.append(loss.item())
+            norms.append(norm.item())
+        pending.clear()
     began, mark, seen, skipped = time.time(), time.time(), 0, 0
     for error in parts[0].skipped if main and args.photos else []:
         skipped += 1
@@ -427,9 +442,10 @@ def train(args):
         for group in optimizer.param_groups:
             group['lr'] = learning_rate(step, total, per_epoch, args)
         torch.manual_seed(mixed(args.seed, 5, step, rank))  # dropout: a resumed run draws what an uninterrupted one would
-        step_loss = 0.0
+        step_loss, names = 0.0, []
         for micro in range(args.accumulate):
             batch = next(batches)
+            names += batch['img_id']
             for error in batch['skipped']:
                 skipped += 1
                 tqdm.write(f'skipped: {error}', file=sys.stderr)
@@ -437,10 +453,7 @@ def train(args):
             with autocast():
                 pred = model(image.to(memory_format=torch.channels_last))
             loss = loss_of(pred.float(), residual, mask, args)
-            step_loss += loss.item() / args.accumulate
-            if not math.isfinite(step_loss):
-                raise TrainingError(f'loss is {step_loss} at step {step}, learning rate {optimizer.param_groups[0]["lr"]:.3g}, '
-                                    f'pictures {", ".join(batch["img_id"])}')
+            step_loss = step_loss + loss.detach() / args.accumulate
             scaler.scale(loss / args.accumulate).backward()
         scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), args.clip or math.inf)
@@ -451,15 +464,16 @@ def train(args):
             # In its first steps a mean over few: with the full decay a short run would ship the weights that it started from.
             ema.multi_avg_fn = get_ema_multi_avg_fn(min(args.ema, (1 + step) / (10 + step)))
             ema.update_parameters(network)
+        pending.append((step_loss, norm, f'at step {step}, learning rate {optimizer.param_groups[0]["lr"]:.3g}, pictures {", ".join(names)}'))
         step += 1
-        losses.append(step_loss)
-        norms.append(norm.item())
         seen += args.batch_size * args.accumulate
         bar.update()
-        bar.set_postfix(loss=f'{np.mean(losses[-50:]):.4f}', refresh=False)
 
         minutes = (time.time() - began) / 60
         stop = bool(stop_signal) or bool(args.max_minutes and minutes >= args.max_minutes)
+        if device.type == 'cpu' or len(pending) == 20 or stop or step % per_epoch == 0 or step == total:
+            settle()
+            bar.set_postfix(loss=f'{np.mean(losses[-50:]):.4f}', refresh=False)
         if world > 1:  # all stop at the same step
             flag = torch.tensor(float(stop), device=device)
             dist.all_reduce(flag, dist.ReduceOp.MAX)

@@ -85,7 +85,12 @@ class CameraCurve:
         return self.black + (1 - self.black) * u
 
     def to(self, device):
-        return CameraCurve(*(t.to(device) for t in vars(self).values()))
+        return CameraCurve(*(move(t, device) for t in vars(self).values()))
+
+
+def move(tensor, device):
+    """A small tensor to the device, without waiting for the work that a GPU still has in hand."""
+    return tensor.to(device, non_blocking=True)
 
 
 def uniform(n, low_high, generator):
@@ -107,7 +112,7 @@ def random_curve(n, config, generator):
 
 def smooth_noise(n, size, cells, generator, device='cpu'):
     """(n, 1, H, W) smooth random map on [-1, 1] made of ``cells`` x ``cells`` random numbers."""
-    coarse = (torch.rand(n, 1, cells, cells, generator=generator) * 2 - 1).to(device)
+    coarse = move(torch.rand(n, 1, cells, cells, generator=generator) * 2 - 1, device)
     return F.interpolate(coarse, size=size, mode='bicubic', align_corners=True).clamp(-1, 1)
 
 
@@ -137,7 +142,7 @@ def exposure_field(pictures, generator):
     (b, _, h, w), device = pictures.shape, pictures.device
 
     def draw(f, low_high):
-        return f(b, low_high, generator).to(device)
+        return move(f(b, low_high, generator), device)
     y, x = torch.meshgrid(torch.linspace(-1, 1, h, device=device), torch.linspace(-1, 1, w, device=device), indexing='ij')
     x, y = x[None, None], y[None, None]
     patches = smooth_noise(b, (h, w), 4, generator, device) * 1.5
@@ -148,17 +153,17 @@ def exposure_field(pictures, generator):
     vignette = (1 - (x ** 2 + y ** 2)).expand(b, -1, -1, -1)
     grey = pictures.mean(1, keepdim=True)
     coarse = F.interpolate(F.interpolate(grey, size=(12, 12), mode='bilinear', antialias=True), size=(h, w), mode='bicubic')
-    sign = torch.where(torch.rand(b, 1, 1, 1, generator=generator) < .8, 1.0, -1.0).to(device)
+    sign = move(torch.where(torch.rand(b, 1, 1, 1, generator=generator) < .8, 1.0, -1.0), device)
     own = sign * (coarse - coarse.mean((2, 3), keepdim=True)) * 3
     kinds = torch.stack((patches, edge, spot, vignette, own)).clamp(-1, 1)
     kind = draw_kinds(b, (.25, .25, .15, .05, .3), generator)
-    return kinds[kind.to(device), torch.arange(b, device=device)]
+    return kinds[move(kind, device), torch.arange(b, device=device)]
 
 
 def add_headroom(light, picture, curve, stops, generator):
     """Give pixels that the 8-bit picture shows as clipped (254.5 or more) light beyond the white point: up to ``stops``, smooth."""
     b, _, h, w = picture.shape
-    amount = (smooth_noise(b, (h, w), 6, generator, picture.device) + 1) / 2 * torch.as_tensor(stops).to(picture.device)
+    amount = (smooth_noise(b, (h, w), 6, generator, picture.device) + 1) / 2 * move(torch.as_tensor(stops), picture.device)
     return torch.where(picture >= 254.5 / 255, torch.maximum(light, curve.white) * torch.exp2(amount), light)
 
 
@@ -194,21 +199,21 @@ def jpeg_artifacts(x, quality):
     """
     b, _, h, w = x.shape
     y = F.pad(x * 255, (0, -w % 8, 0, -h % 8), mode='replicate')
-    to_ycc = x.new_tensor([[.299, .587, .114], [-.168736, -.331264, .5], [.5, -.418688, -.081312]])
-    y = torch.einsum('ij,bjhw->bihw', to_ycc, y)
-    y = y - y.new_tensor([128.0, 0, 0])[:, None, None]
+    to_ycc = torch.tensor([[.299, .587, .114], [-.168736, -.331264, .5], [.5, -.418688, -.081312]])
+    to_rgb, to_ycc = move(torch.linalg.inv(to_ycc), x.device), move(to_ycc, x.device)
+    middle = move(torch.tensor([128.0, 0, 0])[:, None, None], x.device)
+    y = torch.einsum('ij,bjhw->bihw', to_ycc, y) - middle
     k = torch.arange(8, device=x.device, dtype=x.dtype)
     dct = torch.cos((2 * k[None] + 1) * k[:, None] * math.pi / 16) * 0.5
     dct[0] *= 2 ** -0.5
-    table = torch.stack([x.new_tensor(_QUANT[n]).view(8, 8) for n in ('luma', 'chroma', 'chroma')])
-    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality).to(x.device).view(b, 1, 1, 1)
+    table = move(torch.tensor([_QUANT[n] for n in ('luma', 'chroma', 'chroma')], dtype=x.dtype).view(3, 8, 8), x.device)
+    scale = move(torch.where(quality < 50, 5000 / quality, 200 - 2 * quality), x.device).view(b, 1, 1, 1)
     table = ((table[None] * scale + 50) / 100).floor().clamp(1, 255)[:, :, None, :, None, :]
     blocks = y.reshape(b, 3, y.shape[2] // 8, 8, y.shape[3] // 8, 8)
     coefficients = torch.einsum('ui,bcyixj,vj->bcyuxv', dct, blocks, dct)
     coefficients = (coefficients / table).round() * table
     y = torch.einsum('ui,bcyuxv,vj->bcyixj', dct, coefficients, dct).reshape(b, 3, y.shape[2], y.shape[3])
-    y = y + y.new_tensor([128.0, 0, 0])[:, None, None]
-    rgb = torch.einsum('ij,bjhw->bihw', torch.linalg.inv(to_ycc), y)
+    rgb = torch.einsum('ij,bjhw->bihw', to_rgb, y + middle)
     return quantise(rgb[..., :h, :w] / 255)
 
 
@@ -252,21 +257,21 @@ def simulate(pictures, generator, config=SimulationConfig()):
     b, device = len(pictures), pictures.device
 
     def choose(share):
-        return (torch.rand(b, 1, 1, 1, generator=generator) < share).to(device)
+        return move(torch.rand(b, 1, 1, 1, generator=generator) < share, device)
 
     curve = random_curve(b, config, generator).to(device)
     headroom = uniform(b, config.headroom, generator)
     light = scene_light(pictures, curve, generator, headroom)
-    ev = random_ev(b, config, generator).to(device)
-    field = exposure_field(pictures, generator) * uniform(b, config.mixed_ev, generator).to(device)
+    ev = move(random_ev(b, config, generator), device)
+    field = exposure_field(pictures, generator) * move(uniform(b, config.mixed_ev, generator), device)
     # A field usually comes with a moderate global exposure: the camera's meter aimed at the middle.
     mixed = choose(config.mixed)
     ev = torch.where(mixed, ev * 0.5, ev)
     stops = torch.where(mixed, ev + field, ev)
-    cast = torch.randn(b, 3, 1, 1, generator=generator).to(device) * config.cast
-    stops = stops + cast - (cast * cast.new_tensor([.299, .587, .114])[None, :, None, None]).sum(1, keepdim=True)
+    cast = move(torch.randn(b, 3, 1, 1, generator=generator) * config.cast, device)
+    stops = stops + cast - (cast * move(torch.tensor([.299, .587, .114]), device)[None, :, None, None]).sum(1, keepdim=True)
     light = light * torch.exp2(stops)
-    shot, read = (log_uniform(b, r, generator).to(device) for r in (config.shot, config.read))
+    shot, read = (move(log_uniform(b, r, generator), device) for r in (config.shot, config.read))
     grain = torch.randn(light.shape, generator=on_device(generator, device), device=device) * (shot * light + read ** 2).sqrt()
     light = torch.where(choose(config.noise), (light + grain).clamp_min(0), light)
     image = quantise(curve.to_display(light))

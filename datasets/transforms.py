@@ -48,6 +48,15 @@ def resize(sample, size):
     return out
 
 
+def random_window(height, width, generator, min_window=MIN_WINDOW, max_ratio=1.25):
+    """``(mirrored, top, left, height, width)`` of a training window, drawn as :func:`random_flip_crop_resize` says."""
+    u = torch.rand(5, generator=generator).tolist()
+    area = min_window + (1 - min_window) * u[1]
+    aspect = min(max_ratio, 1 / area) ** (u[2] - 0.5)
+    ch, cw = min(height, round(height * area ** 0.5 * aspect)), min(width, round(width * area ** 0.5 / aspect))
+    return u[0] < 0.5, int((height - ch + 1) * u[3]), int((width - cw + 1) * u[4]), ch, cw
+
+
 def random_flip_crop_resize(sample, size, generator, min_window=MIN_WINDOW, max_ratio=1.25):
     """Training augmentation: mirror half of the pictures, take a random window, resize.
 
@@ -58,15 +67,8 @@ def random_flip_crop_resize(sample, size, generator, min_window=MIN_WINDOW, max_
         min_window: smallest share of the area that the window takes, on (0, 1]; 1: always the whole picture.
         max_ratio: by how much the window's aspect ratio may differ from the picture's, as far as the window fits in.
     """
-    u = torch.rand(5, generator=generator).tolist()
-    if u[0] < 0.5:
-        sample = flip_horizontal(sample)
-    h, w = sample['image'].shape[-2:]
-    area = min_window + (1 - min_window) * u[1]
-    aspect = min(max_ratio, 1 / area) ** (u[2] - 0.5)
-    ch, cw = min(h, round(h * area ** 0.5 * aspect)), min(w, round(w * area ** 0.5 / aspect))
-    top, left = int((h - ch + 1) * u[3]), int((w - cw + 1) * u[4])
-    return resize(crop(sample, top, left, ch, cw), size)
+    mirrored, *place = random_window(*sample['image'].shape[-2:], generator, min_window, max_ratio)
+    return resize(crop(flip_horizontal(sample) if mirrored else sample, *place), size)
 
 
 def augment(sample, size, seed=None, min_window=MIN_WINDOW):

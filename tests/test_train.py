@@ -480,3 +480,27 @@ def test_a_csv_of_pairs_stands_for_its_references(tmp_path, pairs):
     photographs = Photographs([tmp_path / 'set/all.csv'], side=32)
     assert [p.parent.name for p in photographs.files] == ['global_best'] * 4
     assert run('--photos', tmp_path / 'set/all.csv', *pairs, '--mix', 2, 2, '--out', tmp_path / 'out', '--epochs', 1, '--batch-size', 4, *TINY) == 0
+
+
+def test_resident_batches_are_those_of_the_data_workers(tmp_path, pairs):
+    """Same keys, same windows, mirrored or not, smaller and larger than the window; masks too."""
+    validity = tmp_path / 'set/label/validity'
+    validity.mkdir()
+    for i, label in enumerate(sorted((tmp_path / 'set/label/exposure_condition').iterdir())):
+        np.save(validity / label.name, (np.random.default_rng(i).random((256, 256)) > 0.001).astype(np.uint8))
+    common = ['--photos', str(ROOT / 'img_to_pred'), *pairs, '--out', 'x', '--mix', '3', '5', '--batch-size', '8', '--workers', '0', '--sizes', '64', '200', '320']
+    plain, resident = (train_wavelet.training_loader(train_wavelet.get_args(common + more), 0, 12, 0, 1)[0] for more in ([], ['--resident']))
+    for a, b in zip(plain, resident, strict=True):
+        assert a['img_id'] == b['img_id'] and torch.equal(a['simulate'], b['simulate']) and b['skipped'] == []
+        where = a['simulate']
+        assert (a['image'] - b['image'])[where].abs().max() <= 1.001 / 255  # rounded to 8 bit, rarely the other way
+        assert (a['image'] - b['image'])[where].abs().mean() < 1e-5
+        assert (a['image'] - b['image'])[~where].abs().max() < 1e-5 and (a['residual'] - b['residual']).abs().max() < 1e-5
+        assert (a['mask'] != b['mask']).float().mean() < 1e-3 and 0 < a['mask'][~where].mean() < 1
+
+
+def test_resident_run(tmp_path, pairs, capsys):
+    out = tmp_path / 'out'
+    assert run('--photos', ROOT / 'img_to_pred', *pairs, '--out', out, '--steps', 3, '--batch-size', 4, '--resident', *TINY) == 0
+    assert np.isfinite(float(log_of(out)[-1]['loss']))
+    assert '--resident' in refusal(capsys, *pairs, '--out', tmp_path / 'x', '--skip-bad', '--resident')
