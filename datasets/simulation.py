@@ -35,6 +35,8 @@ class SimulationConfig:
     mixed: float = 0.45                # share of pictures with an exposure that differs over the picture
     mixed_ev: tuple = (0.5, 3.0)       # half range of that field, stops
     cast: float = 0.12                 # standard deviation of the white-balance error per channel, stops
+    colour: float = 0.3                # share of pictures with other saturation, down to black and white; their grey stays
+    saturation: tuple = (0.0, 1.5)
     noise: float = 0.5                 # share of pictures with sensor noise
     shot: tuple = (1e-5, 2e-3)         # shot noise: variance per unit of scene light, log-uniform
     read: tuple = (1e-4, 6e-3)         # read noise: standard deviation in scene light, log-uniform
@@ -44,7 +46,7 @@ class SimulationConfig:
     @classmethod
     def protocol(cls):
         """What the ``photos`` sets use: a random curve with headroom, nothing else; EV is given, JPEG is the file's."""
-        return cls(unchanged=0.0, mixed=0.0, cast=0.0, noise=0.0, jpeg=0.0, black=(0.0, 0.0))
+        return cls(unchanged=0.0, mixed=0.0, cast=0.0, colour=0.0, noise=0.0, jpeg=0.0, black=(0.0, 0.0))
 
     @classmethod
     def jitter(cls):
@@ -269,12 +271,17 @@ def simulate(pictures, generator, config=SimulationConfig()):
     ev = torch.where(mixed, ev * 0.5, ev)
     stops = torch.where(mixed, ev + field, ev)
     cast = move(torch.randn(b, 3, 1, 1, generator=generator) * config.cast, device)
-    stops = stops + cast - (cast * move(torch.tensor([.299, .587, .114]), device)[None, :, None, None]).sum(1, keepdim=True)
+    weights = move(torch.tensor([.299, .587, .114]), device)
+    stops = stops + cast - (cast * weights[None, :, None, None]).sum(1, keepdim=True)
     light = light * torch.exp2(stops)
     shot, read = (move(log_uniform(b, r, generator), device) for r in (config.shot, config.read))
     grain = torch.randn(light.shape, generator=on_device(generator, device), device=device) * (shot * light + read ** 2).sqrt()
     light = torch.where(choose(config.noise), (light + grain).clamp_min(0), light)
-    image = quantise(curve.to_display(light))
+    image = curve.to_display(light)
+    if config.colour > 0:
+        grey = torch.einsum('bchw,c->bhw', image, weights)[:, None]
+        image = torch.where(choose(config.colour), (grey + move(uniform(b, config.saturation, generator), device) * (image - grey)).clamp(0, 1), image)
+    image = quantise(image)
     quality = uniform(b, config.jpeg_quality, generator)
     if config.jpeg > 0:
         image = torch.where(choose(config.jpeg), jpeg_artifacts(image, quality), image)

@@ -88,7 +88,7 @@ def train(pictures, weight, loss, seed, args):
     model = Enhancer().to(args.device)
     optimiser = torch.optim.Adam(model.parameters(), lr=args.lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, args.lr, total_steps=args.steps)
-    config = SimulationConfig(ev=args.ev, unchanged=0.1, mixed=0.2, noise=0.0, cast=0.0, jpeg=0.0)
+    config = SimulationConfig(ev=args.ev, unchanged=0.1, mixed=0.2, noise=0.0, cast=0.0, colour=0.0, jpeg=0.0)
     bar = trange(args.steps, desc=f'weight {weight:g} seed {seed}', disable=None)
     for _ in bar:
         chosen = torch.randint(len(pictures), (args.batch_size,), generator=generator)
@@ -112,7 +112,7 @@ def train(pictures, weight, loss, seed, args):
 @torch.no_grad()
 def evaluate(model, pictures, args):
     """(PSNR, SSIM) of the enhanced pictures against the references; ``model`` None: of the pictures as they are."""
-    config = SimulationConfig(ev=args.ev, ev_sigma=100.0, unchanged=0.0, mixed=0.0, noise=0.0, cast=0.0, jpeg=0.0)
+    config = SimulationConfig(ev=args.ev, ev_sigma=100.0, unchanged=0.0, mixed=0.0, noise=0.0, cast=0.0, colour=0.0, jpeg=0.0)
     generator = torch.Generator().manual_seed(1000)
     psnr, similarity = [], []
     for target in pictures.split(args.batch_size):

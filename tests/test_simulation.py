@@ -6,6 +6,7 @@ from datasets.photographs import list_images
 from datasets.simulation import (CameraCurve, SimulationConfig, draw_kinds, expose, exposure_field, jpeg_artifacts, quantise, random_curve, scene_light,
                                  simulate)
 from exposure import heatmap
+from models.p_ieanet import luma
 
 
 def generator(seed=0):
@@ -82,7 +83,16 @@ def test_unchanged_share():
 
 def test_protocol_has_one_exposure_per_picture():
     config = SimulationConfig.protocol()
-    assert (config.mixed, config.cast, config.noise, config.jpeg) == (0, 0, 0, 0)
+    assert (config.mixed, config.cast, config.colour, config.noise, config.jpeg) == (0, 0, 0, 0, 0)
+
+
+def test_saturation_leaves_the_grey():
+    x, off = pictures(16), dict(ev=(0, 0), unchanged=0, mixed=0, cast=0, noise=0, jpeg=0, black=(0, 0), headroom=(0, 0))
+    pale, _ = simulate(x, generator(15), SimulationConfig(**off, colour=1, saturation=(0, 0.5)))
+    assert (luma(pale) - luma(x)).abs().max() <= 1 / 255  # of rounding each channel
+    def spread(p):
+        return p.amax(1) - p.amin(1)
+    assert (spread(pale) <= 0.5 * spread(x) + 1.01 / 255).all()
 
 
 def test_field():
