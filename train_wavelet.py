@@ -6,7 +6,7 @@
     python train_wavelet.py ... --init checkpoints/p_ieanet.safetensors             fine-tune
     python train_wavelet.py ... --init W --score-head F                             only the head of a learned score, the network frozen
     python train_wavelet.py ... --device cpu --amp bf16 --max-minutes 60            a laptop
-    python train_wavelet.py ... --amp bf16 --compile                                one GPU
+    python train_wavelet.py ... --amp bf16 --resident --workers 8                   one GPU
     torchrun --standalone --nproc_per_node=8 train_wavelet.py ...                   eight GPUs
     torchrun --nnodes=2 --node_rank=0 --nproc_per_node=8 --master_addr=HOST train_wavelet.py ...     two machines (node_rank=1 on the other)
 
