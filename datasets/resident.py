@@ -58,7 +58,8 @@ class ResidentPart:
         loader = DataLoader(whole, batch_size=64, num_workers=workers, worker_init_fn=ignore_interrupt)
         n = 0
         for batch in tqdm(loader, desc='into memory', disable=None):
-            here = slice(n, n := n + len(batch['image']))
+            here = slice(n, n + len(batch['image']))
+            n = here.stop
             self.images[here] = (batch['image'] * 255).round().byte().to(device)
             self.labels[here] = (batch['residual'][:, 0] * 255).round().short().to(device)
             self.masks[here] = batch['mask'][:, 0].bool().to(device)
