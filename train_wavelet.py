@@ -422,14 +422,14 @@ def train(args):
                                            config=network.config.to_dict(), arguments={k: str(v) for k, v in vars(args).items()}))
 
     losses, norms = (list(state.get(k, [])) if state else [] for k in ('losses', 'norms'))
-    pending = []  # (loss, gradient norm, where) of steps that a GPU may still be at: asking for a figure waits for it
+    pending = []  # (step, learning rate, pictures, loss, gradient norm) of steps that a GPU may still be at: asking for a figure waits for it
 
     def settle():
-        for loss, norm, where in pending:
-            if not math.isfinite(loss):
-                raise TrainingError(f'loss is {loss.item()} {where}')
+        for number, rate, names, loss, norm in pending:
             losses.append(loss.item())
             norms.append(norm.item())
+            if not math.isfinite(losses[-1]):
+                raise TrainingError(f'loss is {losses[-1]} at step {number}, learning rate {rate:.3g}, pictures {", ".join(names)}')
         pending.clear()
     began, mark, seen, skipped = time.time(), time.time(), 0, 0
     for error in parts[0].skipped if main and args.photos else []:
@@ -441,7 +441,6 @@ def train(args):
     while step < total and not (args.patience and since_best >= args.patience):
         for group in optimizer.param_groups:
             group['lr'] = learning_rate(step, total, per_epoch, args)
-        torch.manual_seed(mixed(args.seed, 5, step, rank))  # dropout: a resumed run draws what an uninterrupted one would
         step_loss, names = 0.0, []
         for micro in range(args.accumulate):
             batch = next(batches)
@@ -464,7 +463,7 @@ def train(args):
             # In its first steps a mean over few: with the full decay a short run would ship the weights that it started from.
             ema.multi_avg_fn = get_ema_multi_avg_fn(min(args.ema, (1 + step) / (10 + step)))
             ema.update_parameters(network)
-        pending.append((step_loss, norm, f'at step {step}, learning rate {optimizer.param_groups[0]["lr"]:.3g}, pictures {", ".join(names)}'))
+        pending.append((step, optimizer.param_groups[0]['lr'], names, step_loss, norm))
         step += 1
         seen += args.batch_size * args.accumulate
         bar.update()

@@ -46,7 +46,7 @@ def now(device):
 
 def measure(source, device, batch, size, amp, compiled, workers, steps):
     args = get_args([*map(str, source), '--out', 'unused', '--batch-size', str(batch), '--sizes', str(size), '--workers', str(workers)])
-    loader, _, _ = training_loader(args, 0, steps + 3, 0, 1)
+    loader, _, _ = training_loader(args, 0, steps + 3, 0, 1, device)
     network = PIEANet().to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
     model = torch.compile(network) if compiled else network

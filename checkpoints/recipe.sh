@@ -11,24 +11,24 @@ trap 'exit 130' INT TERM  # a training that is stopped ends well; what builds on
 photos=$1 sets=$2 out=$3
 shift 3
 
-train() {  # name, folders of photographs exposed anew, sets, pictures of each in a batch (photographs first); flags
-    name=$1 fresh=$2 names=$3 mix=$4
-    shift 4
+train() {  # name, sets, pictures of each source in a batch (what --photos names first); flags
+    name=$1 names=$2 mix=$3
+    shift 3
     for set in $names; do
         set -- "$@" --data "$sets/$set" --train-csv "$sets/$set/train.csv" --val-csv "$sets/$set/val.csv"
     done
     # The last weights count.
-    ${PYTHON:-python} train_wavelet.py --photos $fresh --mix $mix --jitter 1 --amp bf16 --cache --weight-decay 0.05 \
+    ${PYTHON:-python} train_wavelet.py --mix $mix --jitter 1 --amp bf16 --cache --weight-decay 0.05 \
         --sizes 128 --late-sizes 256 --val-every 1000000 --val-limit 60 --out "$out/$name" --resume auto "$@"
 }
 all="stacks photos stacks-frame hdri hdri-fused photos-bracket photos-mixed"
 # A: everything, references of brackets as photographs too. B: from A, more photographs, nearly whole pictures.
-train A "$photos $sets/stacks/train.csv" "$all" "3 2 2 1 2 3 2 1" --steps 4400 --lr 1e-3 --min-window 0.6 "$@"
-train B "$photos $sets/stacks/train.csv" "$all" "4 2 4 1 1 2 1 1" --init "$out/A/best.safetensors" --steps 2070 --lr 6e-4 --warmup 50 --ema 0.995 \
-    --min-window 0.7 --seed 1 "$@"
+train A "$all" "3 2 2 1 2 3 2 1" --photos "$photos" "$sets/stacks/train.csv" --steps 4400 --lr 1e-3 --min-window 0.6 "$@"
+train B "$all" "4 2 4 1 1 2 1 1" --photos "$photos" "$sets/stacks/train.csv" --init "$out/A/best.safetensors" --steps 2070 --lr 6e-4 --warmup 50 \
+    --ema 0.995 --min-window 0.7 --seed 1 "$@"
 # The mean is nearly A on brackets, nearly B on photographs.
 python -m models.average "$out/A/best.safetensors" "$out/B/best.safetensors" --out "$out/AB.safetensors"
 # G: without real brackets, whose cameras are few: photographs, panoramas and mixed exposure gain. Again the mean keeps most of both.
-train G "$photos" "photos hdri hdri-fused photos-bracket photos-mixed" "3 2 3 4 2 2" --init "$out/AB.safetensors" --steps 2900 --lr 4e-4 --warmup 50 \
-    --ema 0.995 --min-window 0.7 --seed 8 "$@"
+train G "photos hdri hdri-fused photos-bracket photos-mixed" "3 2 3 4 2 2" --photos "$photos" --init "$out/AB.safetensors" --steps 2900 --lr 4e-4 \
+    --warmup 50 --ema 0.995 --min-window 0.7 --seed 8 "$@"
 python -m models.average "$out/AB.safetensors" "$out/G/best.safetensors" --out "$out/p_ieanet.safetensors"

@@ -51,7 +51,7 @@ class ResidentPart:
             return
         whole = copy.copy(part)  # as it lies on disk, nothing cut out
         whole.augment = False
-        self.names, self.side = [row['img_id'] for row in part.rows], 256
+        self.names, self.side = [row['img_id'] for row in part.rows], whole[0]['image'].shape[-1]
         shape = len(self.names), self.side, self.side
         self.images = torch.empty(shape[0], 3, *shape[1:], dtype=torch.uint8, device=device)
         self.labels, self.masks = (torch.empty(shape, dtype=kind, device=device) for kind in (torch.int16, torch.bool))
