@@ -5,7 +5,7 @@
 import copy
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .photographs import Photographs
@@ -32,6 +32,21 @@ def resize_weights(start, length, mirrored, side, size):
     return torch.where(mirrored[:, None, None], weights.flip(2), weights)
 
 
+class Compact(Dataset):
+    """The samples of a part as they are kept: 8-bit picture (3, H, W), int16 label (H, W), mask (H, W). A quarter of the bytes to pass on."""
+
+    def __init__(self, part):
+        self.part = copy.copy(part)  # as it lies on disk, nothing cut out
+        self.part.augment = False
+
+    def __len__(self):
+        return len(self.part)
+
+    def __getitem__(self, index):
+        sample = self.part[index]
+        return (sample['image'] * 255).round().byte(), (sample['residual'][0] * 255).round().short(), sample['mask'][0].bool()
+
+
 class ResidentPart:
     """One source's pictures, labels and masks on the device.
 
@@ -49,20 +64,17 @@ class ResidentPart:
             self.names, self.side = [str(f) for f in part.files], part.side
             self.images = torch.from_numpy(part.pictures).permute(0, 3, 1, 2).contiguous().to(device)
             return
-        whole = copy.copy(part)  # as it lies on disk, nothing cut out
-        whole.augment = False
-        self.names, self.side = [row['img_id'] for row in part.rows], whole[0]['image'].shape[-1]
+        whole = Compact(part)
+        self.names, self.side = [row['img_id'] for row in part.rows], whole[0][0].shape[-1]
         shape = len(self.names), self.side, self.side
         self.images = torch.empty(shape[0], 3, *shape[1:], dtype=torch.uint8, device=device)
         self.labels, self.masks = (torch.empty(shape, dtype=kind, device=device) for kind in (torch.int16, torch.bool))
         loader = DataLoader(whole, batch_size=64, num_workers=workers, worker_init_fn=ignore_interrupt)
         n = 0
-        for batch in tqdm(loader, desc='into memory', disable=None):
-            here = slice(n, n + len(batch['image']))
+        for image, label, mask in tqdm(loader, desc='into memory', disable=None):
+            here = slice(n, n + len(image))
             n = here.stop
-            self.images[here] = (batch['image'] * 255).round().byte().to(device)
-            self.labels[here] = (batch['residual'][:, 0] * 255).round().short().to(device)
-            self.masks[here] = batch['mask'][:, 0].bool().to(device)
+            self.images[here], self.labels[here], self.masks[here] = image.to(device), label.to(device), mask.to(device)
         if self.masks.all():
             self.masks = None
 
