@@ -106,10 +106,13 @@ def read_header(path):
 def load_weights(model, tensors, path):
     """Strict ``load_state_dict`` whose error names the file, the keys and the shapes.
 
+    Vectors (C,) may be stored as (1, C, 1, 1), as they were in earlier files.
+
     Raises:
         CheckpointError: for missing or unexpected keys, wrong shapes or values that are not finite.
     """
     expected = model.state_dict()
+    tensors = {k: t.flatten() if k in expected and t.shape == (1, *expected[k].shape, 1, 1) else t for k, t in tensors.items()}
     kinds = [[f'missing {k}' for k in expected if k not in tensors],
              [f'unexpected {k}' for k in tensors if k not in expected],
              [f'{k} is {tuple(t.shape)}, expected {tuple(expected[k].shape)}'

@@ -38,12 +38,13 @@ class GatedBlock(nn.Module):
         self.project = nn.Conv2d(c, c, 1)
         self.expand = nn.Sequential(ChannelNorm(c), nn.Conv2d(c, 2 * c, 1))
         self.contract = nn.Conv2d(c, c, 1)
-        self.beta, self.gamma = nn.Parameter(torch.zeros(1, c, 1, 1)), nn.Parameter(torch.zeros(1, c, 1, 1))
+        # Vectors: for parameters of shape (1, C, 1, 1) a compiled backward on a GPU gives gradients of shape (C,) (pytorch/pytorch#178080).
+        self.beta, self.gamma = nn.Parameter(torch.zeros(c)), nn.Parameter(torch.zeros(c))
 
     def forward(self, x):
         y = gate(self.spatial(x))
-        x = x + self.beta * self.project(y * self.attention(y.mean((2, 3), keepdim=True)))
-        return x + self.gamma * self.contract(gate(self.expand(x)))
+        x = x + self.beta[:, None, None] * self.project(y * self.attention(y.mean((2, 3), keepdim=True)))
+        return x + self.gamma[:, None, None] * self.contract(gate(self.expand(x)))
 
 
 class GatedUNet(nn.Module):

@@ -80,6 +80,16 @@ def change(path, edit):
     save_file(tensors, path, metadata=header)
 
 
+@torch.no_grad()
+def test_gains_of_earlier_files_were_four_dimensional(saved):
+    net, path = saved
+    gains = {k: t[None, :, None, None] for k, t in net.state_dict().items() if k.endswith(('.beta', '.gamma'))}
+    assert gains
+    change(path, lambda tensors: tensors.update(gains))
+    x = torch.rand(1, 3, 40, 40)
+    assert torch.equal(net(x), load_model(path)(x))
+
+
 @pytest.mark.parametrize('edit, word', [
     (lambda t: t.pop('head.0.bias'), 'missing head.0.bias'),
     (lambda t: t.update(extra=torch.zeros(2)), 'unexpected extra'),
