@@ -133,7 +133,7 @@ def fetch(url, rows, out):
     failed = []
     try:
         found = members(download(url), url, {r['path'] for r in rows})
-    except (OSError, DatasetError, tarfile.TarError, zipfile.BadZipFile) as e:
+    except (OSError, ValueError, tarfile.TarError, zipfile.BadZipFile) as e:
         return [f'{url}: {e}']
     for row in rows:
         try:
