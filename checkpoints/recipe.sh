@@ -1,34 +1,43 @@
 #!/bin/sh
 # The training of checkpoints/p_ieanet.safetensors, from random weights.
 #
-#     sh checkpoints/recipe.sh photos/train sets runs/shipped          add "--device cpu --workers 0" or "--compile" at the end as you like
-#     PYTHON="torchrun --standalone --nproc_per_node=2" sh checkpoints/recipe.sh ...      two processes, as ours was
+#     sh checkpoints/recipe.sh photos/train more_photos sets runs/shipped      add "--device cpu --workers 0" or others at the end as you like
+#     PYTHON="torchrun --standalone --nproc_per_node=2" sh checkpoints/recipe.sh ...      two processes, as ours was but for P
 #
-# `sets` holds stacks, stacks-frame, photos, photos-mixed, photos-bracket, hdri and hdri-fused (train and val), made as docs/data.md says,
-# photos-bracket with --variant bracket, hdri with --views 18 and 15, hdri-fused with --reference fused --views 150 and 15.
+# `sets` holds stacks, stacks-frame, photos, photos-mixed, photos-bracket, hdri and hdri-fused, made as docs/data.md says: train.csv of the pictures of
+# photos.csv, stacks.csv and hdri.csv (photos-bracket with --variant bracket, hdri with --views 18, hdri-fused with --reference fused --views 150), and,
+# where there is one, more.csv of those of more_photos.csv and more_hdri.csv (hdri with --views 30, hdri-fused with --views 100).
 set -e
 trap 'exit 130' INT TERM  # a training that is stopped ends well; what builds on it must not start
-photos=$1 sets=$2 out=$3
-shift 3
+photos=$1 more=$2 sets=$3 out=$4
+shift 4
+for set in $(ls "$sets"); do  # train.csv and more.csv as one
+    (cat "$sets/$set/train.csv"; [ ! -e "$sets/$set/more.csv" ] || tail -n +2 "$sets/$set/more.csv") > "$sets/$set/all.csv"
+done
 
-train() {  # name, sets, pictures of each source in a batch (what --photos names first); flags
-    name=$1 names=$2 mix=$3
-    shift 3
+train() {  # name, CSV, sets, pictures of each source in a batch (what --photos names first); flags
+    name=$1 csv=$2 names=$3 mix=$4
+    shift 4
     for set in $names; do
-        set -- "$@" --data "$sets/$set" --train-csv "$sets/$set/train.csv" --val-csv "$sets/$set/val.csv"
+        set -- "$@" --data "$sets/$set" --train-csv "$sets/$set/$csv"
     done
     # The last weights count.
-    ${PYTHON:-python} train_wavelet.py --mix $mix --jitter 1 --amp bf16 --cache --weight-decay 0.05 \
-        --sizes 128 --late-sizes 256 --val-every 1000000 --val-limit 60 --out "$out/$name" --resume auto "$@"
+    ${PYTHON:-python} train_wavelet.py --mix $mix --jitter 1 --amp bf16 --weight-decay 0.05 --sizes 128 --out "$out/$name" --resume auto "$@"
 }
 all="stacks photos stacks-frame hdri hdri-fused photos-bracket photos-mixed"
 # A: everything, references of brackets as photographs too. B: from A, more photographs, nearly whole pictures.
-train A "$all" "3 2 2 1 2 3 2 1" --photos "$photos" "$sets/stacks/train.csv" --steps 4400 --lr 1e-3 --min-window 0.6 "$@"
-train B "$all" "4 2 4 1 1 2 1 1" --photos "$photos" "$sets/stacks/train.csv" --init "$out/A/best.safetensors" --steps 2070 --lr 6e-4 --warmup 50 \
-    --ema 0.995 --min-window 0.7 --seed 1 "$@"
-# The mean is nearly A on brackets, nearly B on photographs.
+train A train.csv "$all" "3 2 2 1 2 3 2 1" --photos "$photos" "$sets/stacks/train.csv" --late-sizes 256 --steps 4400 --lr 1e-3 --min-window 0.6 "$@"
+train B train.csv "$all" "4 2 4 1 1 2 1 1" --photos "$photos" "$sets/stacks/train.csv" --late-sizes 256 --init "$out/A/best.safetensors" --steps 2070 \
+    --lr 6e-4 --warmup 50 --ema 0.995 --min-window 0.7 --seed 1 "$@"
 python -m models.average "$out/A/best.safetensors" "$out/B/best.safetensors" --out "$out/AB.safetensors"
-# G: without real brackets, whose cameras are few: photographs, panoramas and mixed exposure gain. Again the mean keeps most of both.
-train G "photos hdri hdri-fused photos-bracket photos-mixed" "3 2 3 4 2 2" --photos "$photos" --init "$out/AB.safetensors" --steps 2900 --lr 4e-4 \
-    --warmup 50 --ema 0.995 --min-window 0.7 --seed 8 "$@"
-python -m models.average "$out/AB.safetensors" "$out/G/best.safetensors" --out "$out/p_ieanet.safetensors"
+# G: without real brackets, whose cameras are few.
+train G train.csv "photos hdri hdri-fused photos-bracket photos-mixed" "3 2 3 4 2 2" --photos "$photos" --late-sizes 256 --init "$out/AB.safetensors" \
+    --steps 2900 --lr 4e-4 --warmup 50 --ema 0.995 --min-window 0.7 --seed 8 "$@"
+python -m models.average "$out/AB.safetensors" "$out/G/best.safetensors" --out "$out/ABG.safetensors"
+# P: from here on 1.9 times as many scenes; the photographs alone, exposed anew (a GPU's: --resident; ours was stopped after 966 steps, 160 seconds of an H100).
+train P train.csv "" 256 --photos "$photos" "$more" --batch-size 256 --late-sizes --init "$out/ABG.safetensors" --steps 1150 --lr 1.5e-3 --warmup 50 \
+    --min-window 0.5 "$@"
+python -m models.average "$out/ABG.safetensors" "$out/P/best.safetensors" --weights 2 3 --out "$out/P6.safetensors"
+# H: everything again, the new scenes among it.
+train H all.csv "$all" "3 1 2 1 2 3 2 2" --photos "$photos" "$more" --late-sizes 256 --init "$out/P6.safetensors" --steps 5200 --lr 8e-4 --warmup 100 \
+    --min-window 0.6 --seed 6 "$@"
