@@ -38,6 +38,23 @@ def reduce(picture, long_side=LONG_SIDE):
     return picture.resize(size, Image.Resampling.BOX if scale < 0.5 else Image.Resampling.LANCZOS)
 
 
+def store_reduced(source, target, quality=85, subsampling=-1):
+    """The picture ``source`` as a JPEG of at most LONG_SIDE pixels; ``subsampling``: -1 is Pillow's own choice.
+
+    Raises:
+        ImageError: the picture cannot be read.
+    """
+    reduce(read_image(source)).save(target, 'JPEG', quality=quality, subsampling=subsampling)
+
+
+def report(rows, failed, out):
+    """Say what was stored and what failed; returns the exit code."""
+    print(f'{len(rows) - len(failed)} of {len(rows)} files stored in {out}')
+    for line in failed:
+        print(line, file=sys.stderr)
+    return 1 if failed else 0
+
+
 def collect(rows, clones, out):
     """Store every listed picture below ``out``; returns the list of what failed, one line each."""
     failed = []
@@ -55,9 +72,9 @@ def collect(rows, clones, out):
             if target.suffix == '.hdr':
                 shutil.copyfile(source, target)
             elif 'scene' in row:
-                reduce(read_image(source)).save(target, 'JPEG', quality=95, subsampling=0)
+                store_reduced(source, target, 95, 0)
             else:
-                reduce(read_image(source)).save(target, 'JPEG', quality=85)
+                store_reduced(source, target)
         except FileNotFoundError:
             failed.append(f'{source}: no such file; clone https://github.com/{row["repository"]} into {clones}')
         except (DatasetError, ImageError, OSError) as e:
@@ -79,10 +96,7 @@ def main(argv=None):
         return 2
     rows = [r for r in rows if not args.split or r['split'] == args.split]
     failed = collect(rows, args.clones, args.out)
-    print(f'{len(rows) - len(failed)} of {len(rows)} files stored in {args.out}')
-    for line in failed:
-        print(line, file=sys.stderr)
-    return 1 if failed else 0
+    return report(rows, failed, args.out)
 
 
 if __name__ == '__main__':

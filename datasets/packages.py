@@ -23,9 +23,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from .collect import reduce
+from .collect import report, store_reduced
 from .iea40k import DatasetError, read_table
-from .images import ImageError, read_image
+from .images import ImageError
 
 COLUMNS = ('file', 'url', 'path', 'sha1', 'licence')
 PANORAMA = 512, 1024
@@ -125,7 +125,7 @@ def store(row, data, out):
             light = equirectangular(read_ktx(data)) if source.suffix == '.ktx' else read_exr(source)
             cv2.imwrite(str(target), np.ascontiguousarray(light[..., ::-1]))
         else:
-            reduce(read_image(source)).save(target, 'JPEG', quality=85)
+            store_reduced(source, target)
 
 
 def fetch(url, rows, out):
@@ -162,10 +162,7 @@ def main(argv=None):
     with ThreadPoolExecutor(4) as pool:
         answers = pool.map(lambda item: fetch(*item, args.out), archives.items())
         failed = [line for lines in tqdm(answers, total=len(archives), unit='package', disable=not sys.stderr.isatty()) for line in lines]
-    print(f'{len(rows) - len(failed)} of {len(rows)} files stored in {args.out}')
-    for line in failed:
-        print(line, file=sys.stderr)
-    return 1 if failed else 0
+    return report(rows, failed, args.out)
 
 
 if __name__ == '__main__':

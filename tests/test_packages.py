@@ -62,7 +62,7 @@ def test_small_floats():
     assert small_floats(np.array([15 << 6, 16 << 6 | 32, 0, 1]), 6).tolist() == [1.0, 3.0, 0.0, 2.0 ** -20]
 
 
-def test_cube_map_becomes_a_panorama(tmp_path):
+def test_cube_map_becomes_a_panorama():
     colours = np.array([[1, 2, 4], [2, 1, 1], [4, 4, 1], [1, 1, 8], [8, 1, 2], [1, 4, 2]], np.float32)  # +x -x +y -y +z -z
     faces = read_ktx(ktx_of(np.broadcast_to(colours[:, None, None], (6, 8, 8, 3))))
     assert np.array_equal(faces[:, 3, 5], colours)
@@ -73,7 +73,7 @@ def test_cube_map_becomes_a_panorama(tmp_path):
         read_ktx(b'something else')
 
 
-def test_faces_meet(tmp_path):
+def test_faces_meet():
     """Brightness by direction is continuous over the edges of the faces."""
     side = 32
     c = (np.arange(side) + 0.5) / side * 2 - 1
