@@ -22,7 +22,8 @@ from train_baselines import finished  # noqa: E402
 
 SETS = ('photos', 'photos-mixed', 'hdri', 'stacks', 'stacks-frame')
 TITLES = {'p_ieanet': 'P-IEANet', 'nafnet': 'NAFNet', 'retinexformer': 'Retinexformer', 'unet': 'U-Net (timm ResNet-18)',
-          'encoder_decoder': 'Encoder-decoder', 'iqa_resnet50': 'ResNet-50, dense head', 'zerodce': 'Zero-DCE', 'mslt': 'MSLT'}
+          'encoder_decoder': 'Encoder-decoder', 'iqa_resnet50': 'ResNet-50, dense head', 'zerodce': 'Zero-DCE', 'mslt': 'MSLT',
+          'tone_curve': 'Tone curve from statistics'}
 
 
 def checkpoints(own, released, trained):

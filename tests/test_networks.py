@@ -10,7 +10,7 @@ from models.checkpoint import build_model, load_model, network_name, save_model
 from test_iea40k import make_set
 
 EXTRAS = {'unet': 'segmentation_models_pytorch'}
-SMALL = {'iqa_resnet50': dict(width=8), 'unet': {}, 'mslt': {}, 'zerodce': dict(width=8), 'nafnet': dict(width=4),
+SMALL = {'iqa_resnet50': dict(width=8), 'unet': {}, 'mslt': {}, 'tone_curve': dict(width=8), 'zerodce': dict(width=8), 'nafnet': dict(width=4),
          'retinexformer': dict(width=4), 'encoder_decoder': dict(widths=(8, 16, 16))}
 
 
@@ -120,6 +120,27 @@ def test_mslt_is_as_small_as_its_title_says():
     assert 7000 < sum(p.numel() for p in make('mslt', {}).parameters()) < 9000
 
 
+@torch.no_grad()
+def test_a_tone_curve_is_one_function_of_grey_for_the_whole_picture():
+    net = make('tone_curve', {}).eval()
+    net.mlp[-1].bias.copy_(torch.linspace(0.4, -0.4, 9))  # underexposed shadows, overexposed lights
+    net.mlp[-1].weight.zero_()
+    grey = torch.rand(1, 1, 40, 48)
+    assert torch.allclose(net(grey.expand(-1, 3, -1, -1)), 0.4 - 0.8 * grey, atol=1e-5)
+
+
+@torch.no_grad()
+def test_statistics_of_a_picture():
+    from models.baselines.tone_curve import COUNT, statistics
+    ramp = torch.linspace(0, 1, 256).expand(1, 3, 256, 256)
+    found = statistics(ramp)
+    assert found.shape == (1, COUNT) and torch.isfinite(found).all()
+    assert torch.allclose(found[0, :33], torch.linspace(0.01, 0.99, 33), atol=0.01)  # quantiles of an even spread
+    assert torch.allclose(found[0, 60:63], torch.tensor(0.5), atol=0.01)             # mean colour
+    assert found[0, 63:65].tolist() == pytest.approx([0.03, 0.03], abs=0.01)         # clipped shares
+    assert not torch.allclose(statistics(ramp / 2), found, atol=0.1)
+
+
 def test_deep_supervision_shows_in_training_only():
     net, x = make('encoder_decoder', {}), torch.rand(1, 3, 40, 40)
     maps = net.train()(x)
@@ -132,7 +153,7 @@ def test_deep_supervision_shows_in_training_only():
     assert train_wavelet.loss_of(maps, label, mask, args).item() == pytest.approx(one.item(), rel=0.02)
 
 
-@pytest.mark.parametrize('name', [n if n in ('encoder_decoder', 'mslt') else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS])
+@pytest.mark.parametrize('name', [n if n in ('encoder_decoder', 'mslt', 'tone_curve') else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS])
 def test_the_trainer_trains_them(name, tmp_path):
     if name in EXTRAS:
         pytest.importorskip(EXTRAS[name])

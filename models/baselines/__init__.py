@@ -7,6 +7,7 @@ NETWORKS = {  # file, which is also the name for --model and in checkpoints -> c
     'mslt': 'MSLT',
     'nafnet': 'NAFNet',
     'retinexformer': 'Retinexformer',
+    'tone_curve': 'ToneCurve',
     'unet': 'UNet',
     'zerodce': 'ZeroDCE',
 }
