@@ -1,5 +1,6 @@
 """What all command lines share."""
 import argparse
+import math
 from pathlib import Path
 
 
@@ -18,6 +19,16 @@ def at_least(least):
             raise argparse.ArgumentTypeError(f'{value}: accepted are numbers >= {least}')
         return value
     return whole
+
+
+def number(low=0.0, below=math.inf):
+    """``type=`` of an argument that is a number from ``low`` on and less than ``below``; not a NaN."""
+    def real(text):
+        value = float(text)
+        if not low <= value < below:
+            raise argparse.ArgumentTypeError(f'{value:g}: accepted are numbers >= {low:g}' + f' and < {below:g}' * (below < math.inf))
+        return value
+    return real
 
 
 def output_file(text):

@@ -146,6 +146,8 @@ def parse_args(argv):
         parser.error(f'argument --criteria: {error}')
     if args.mask_dir is not None and not args.mask_dir.is_dir():
         parser.error(f'argument --mask-dir: {args.mask_dir} is not a folder')
+    if args.mask_dir is not None and not (args.criteria is not None and args.criteria.needs_subject):
+        parser.error('argument --mask-dir: is for --criteria with rules that ask for a subject')
     if args.mask_dir is None and args.criteria is not None and args.criteria.needs_subject:
         parser.error(f'argument --criteria: {args.criteria.name} needs masks of the subject, --mask-dir')
     if args.out is not None and args.out.exists() and not args.out.is_dir():
@@ -494,6 +496,8 @@ def prepare(args):
         raise ValueError(f'no pictures in {where} ({", ".join(sorted(IMAGE_EXTENSIONS))}{hint})')
     for path in (args.csv, args.json):
         if path is not None:
+            if path.suffix.lower() in IMAGE_EXTENSIONS:
+                raise ValueError(f'{path}: is named like a picture, and would be overwritten with a table')
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir() or not os.access(path.parent, os.W_OK):
                 raise ValueError(f'{path}: cannot be written, {"a folder" if path.is_dir() else "its folder is read-only"}')

@@ -34,7 +34,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate
 from pytorch_msssim import ssim
 from tqdm import tqdm
 
-from cli import Parser, at_least
+from cli import Parser, at_least, number
 from datasets.cache import CachedIEA40K
 from datasets.iea40k import IEA40K, DatasetError
 from datasets.images import ImageError
@@ -112,24 +112,24 @@ def get_args(argv=None):
                    help='smallest share of a picture that a training window takes; 1: whole pictures, as the network meets them later')
     p.add_argument('--jitter', type=int, choices=(0, 1), help='1: expose half of the pairs anew by about a stop, their label following '
                    '(the draws depend on the number of processes, as those of --photos do)')
-    p.add_argument('--lr', type=float)
+    p.add_argument('--lr', type=number())
     p.add_argument('--schedule', choices=('cosine', 'step'), help='step: x0.1 every 10 epochs')
-    p.add_argument('--warmup', type=int, help='steps of linear warm-up, at most a fifth of the run')
+    p.add_argument('--warmup', type=at_least(0), help='steps of linear warm-up, at most a fifth of the run')
     p.add_argument('--optimizer', choices=('adam', 'adamw', 'sgd'))
-    p.add_argument('--weight-decay', type=float)
-    p.add_argument('--clip', type=float, help='gradient norm to clip at, 0: off')
+    p.add_argument('--weight-decay', type=number())
+    p.add_argument('--clip', type=number(), help='gradient norm to clip at, 0: off')
     p.add_argument('--loss', choices=LOSSES)
-    p.add_argument('--level-weight', type=float, help="weight of an L1 on the picture's mean residual")
-    p.add_argument('--ssim-weight', type=float, default=0.0, help='weight of 1 - SSIM of the maps shifted to [0, 1]')
-    p.add_argument('--ema', type=float, help='decay of the averaged weights, less in the first steps; 0: off')
-    p.add_argument('--patience', type=int, help='stop after this many validations without a better MAE, 0: never')
+    p.add_argument('--level-weight', type=number(), help="weight of an L1 on the picture's mean residual")
+    p.add_argument('--ssim-weight', type=number(), default=0.0, help='weight of 1 - SSIM of the maps shifted to [0, 1]')
+    p.add_argument('--ema', type=number(below=1), help='decay of the averaged weights, less in the first steps; 0: off')
+    p.add_argument('--patience', type=at_least(0), help='stop after this many validations without a better MAE, 0: never')
     p.add_argument('--val-every', type=at_least(1), default=1, help='epochs between validations')
     p.add_argument('--val-limit', type=at_least(0), default=0, help='validate on this many pictures of each set, evenly spread; 0: all')
     p.add_argument('--val-size', type=at_least(MIN_SIZE), default=256)
     p.add_argument('--amp', choices=('off', 'bf16', 'fp16'), default='off')
     p.add_argument('--compile', action='store_true')
     p.add_argument('--device', default='auto')
-    p.add_argument('--workers', type=int, default=2)
+    p.add_argument('--workers', type=at_least(0), default=2)
     p.add_argument('--threads', type=at_least(0), default=0, help='CPU threads of PyTorch, 0: its own choice')
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--cache', action='store_true', help='keep each training split decoded in one file beside its CSV (327 kB a picture)')
@@ -139,7 +139,7 @@ def get_args(argv=None):
                    'counted (not with --cache, which holds every row of its CSV)')
     p.add_argument('--resume', default=None, metavar='auto|FILE')
     p.add_argument('--init', type=Path, help='weights to start from: ours, or the authors\' .pth; they bring their network along')
-    p.add_argument('--max-minutes', type=float, default=0, help='stop cleanly, resumable, after this time; 0: never')
+    p.add_argument('--max-minutes', type=number(), default=0, help='stop cleanly, resumable, after this time; 0: never')
     args = p.parse_args(argv)
     for name, value in PRESETS[args.preset].items():
         if getattr(args, name) is None:

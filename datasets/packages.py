@@ -15,8 +15,11 @@ import tarfile
 import tempfile
 import urllib.request
 import zipfile
+import zlib
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
+from lzma import LZMAError
 from pathlib import Path
 
 import cv2
@@ -133,8 +136,8 @@ def fetch(url, rows, out):
     failed = []
     try:
         found = members(download(url), url, {r['path'] for r in rows})
-    except (OSError, ValueError, tarfile.TarError, zipfile.BadZipFile) as e:
-        return [f'{url}: {e}']
+    except (OSError, ValueError, EOFError, HTTPException, LZMAError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as e:
+        return [f'{url}: {type(e).__name__}: {e}']
     for row in rows:
         try:
             if row['path'] not in found:

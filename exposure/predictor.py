@@ -35,7 +35,7 @@ from .score_head import load_score_head, map_statistics
 from .scoring import THRESHOLD, Scores, score_map
 
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent.parent / 'checkpoints' / 'p_ieanet.safetensors'
-MIN_SIDE, MULTIPLE = 32, 8
+MIN_SIDE, MAX_SIDE, MULTIPLE = 32, 4096, 8
 WHOLE = 1 << 19  # pixels up to which the full-size arithmetic is done in one piece,
 STRIP = 1 << 15  # or else in strips of this many: their temporaries stay in the processor's cache
 PRECISIONS = {'off': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -119,8 +119,12 @@ class Predictor:
         model: torch.nn.Module | None = None,
         score_head: str | os.PathLike | None = None,
     ):
-        if size < MIN_SIDE:
-            raise ValueError(f'size must be at least {MIN_SIDE}, but is {size}')
+        if not MIN_SIDE <= size <= MAX_SIDE:
+            raise ValueError(f'size must be {MIN_SIDE} to {MAX_SIDE}, but is {size}')
+        if not 0 < threshold < 1:
+            raise ValueError(f'threshold must be in (0, 1), but is {threshold}')
+        if radius != int(radius) or radius < 1 or not 0 < eps < np.inf:
+            raise ValueError(f'radius must be a whole number from 1 on and eps above 0, but they are {radius} and {eps}')
         if upsample not in (None, 'guided', 'bilinear'):
             raise ValueError(f"upsample must be 'guided' or 'bilinear', but is {upsample!r}")
         if precision not in PRECISIONS:
@@ -140,7 +144,7 @@ class Predictor:
         self.precision = PRECISIONS[precision]
         self.threshold, self.max_pixels = threshold, max_pixels
         self.score_head = None if score_head is None else load_score_head(score_head, weights)
-        self.radius, self.eps = radius, eps
+        self.radius, self.eps = int(radius), eps
         self.network = self.model
         if compile:
             self.network = torch.compile(self.network, dynamic=True)
@@ -158,6 +162,10 @@ class Predictor:
 
     def predict_batch(self, pictures, batch_size: int = 16) -> list[ExposureMap]:
         """The maps of pictures of any sizes; those with the same working size go through together."""
+        if batch_size < 1:
+            raise ValueError(f'batch_size must be at least 1, but is {batch_size}')
+        if isinstance(pictures, (str, os.PathLike)):
+            raise ValueError(f'predict_batch takes a list of pictures, but was given {pictures!r}; predict takes one')
         items = [self.prepare(self.read(picture)) for picture in pictures]
         groups = {}
         for place, item in enumerate(items):

@@ -3,6 +3,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ class Keep:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 return None if json.loads(str(stored['failures'])) else stored['numbers']
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             return None
 
     def write(self, method, measured):

@@ -199,5 +199,8 @@ def test_errors_are_one_line(folders, weights, capsys):
                   '--device', 'cpu'])
         error = capsys.readouterr().err.strip().splitlines()
         assert end.value.code == 2 and words in error[-1], error
+    with pytest.raises(SystemExit):  # its sheets would be taken for pictures the next time
+        main([str(before), str(folders / 'broken'), '--out', str(before), '--checkpoint', str(weights), '--device', 'cpu'])
+    assert 'a folder of its own' in capsys.readouterr().err
     methods, names = find_methods([str(before), str(right)], common=True)
     assert names == ['sub & <b>/p0', 'sub & <b>/p2']

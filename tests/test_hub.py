@@ -56,6 +56,17 @@ def test_another_package_of_the_same_name_is_named(tmp_path):
     assert result.returncode == 1 and "another package 'models' is loaded already" in result.stderr
 
 
+def test_another_package_of_the_same_name_before_exposure(tmp_path):
+    (tmp_path / 'datasets').mkdir()
+    (tmp_path / 'datasets' / '__init__.py').write_text('')
+    result = run(f'''
+        import datasets, sys
+        sys.path.insert(0, {str(ROOT)!r})
+        import exposure
+        ''', tmp_path)
+    assert result.returncode == 1 and "another package 'datasets' is found in place of ours" in result.stderr
+
+
 def test_shipped_weights(tmp_path):
     if not (ROOT / 'checkpoints' / 'p_ieanet.safetensors').exists():
         pytest.skip('checkpoints/p_ieanet.safetensors is not there')

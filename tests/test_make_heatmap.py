@@ -224,7 +224,8 @@ def test_bad_arguments_are_one_line_and_exit_2(tmp_path, weights, capsys):
                                 ('--batch-size', -1, 'batch-size'), ('--out', picture, 'out'),
                                 ('--max-pixels', 'many', 'max-pixels'), ('--colormap', 'mud', 'mud'),
                                 ('--threshold', 1, 'threshold'), ('--device', 'abacus', 'abacus'), ('--device', 'mps', 'mps'),
-                                ('--colour', 'red', 'colour')):
+                                ('--csv', picture, 'named like a picture'), ('--json', tmp_path / 'new.jpg', 'named like a picture'),
+                                ('--mask-dir', tmp_path, 'is for --criteria'), ('--colour', 'red', 'colour')):
         cases.append(((picture, option, value), word))
     for arguments, word in cases:
         with pytest.raises(SystemExit) as caught:

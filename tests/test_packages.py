@@ -88,7 +88,7 @@ def test_faces_meet():
 
 def test_fetch(tmp_path, monkeypatch, capsys):
     data, sky = jpeg(), ktx_of(np.full((6, 4, 4, 3), 2.0))
-    archives = {'https://r/a.tgz': tar_of('package/a.jpg', data), 'https://r/b.whl': zip_of('b/sky.ktx', sky)}
+    archives = {'https://r/a.tgz': tar_of('package/a.jpg', data), 'https://r/cut.tgz': tar_of('f.jpg', data)[:200], 'https://r/b.whl': zip_of('b/sky.ktx', sky)}
 
     def download(url):
         if url not in archives:
@@ -97,12 +97,12 @@ def test_fetch(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(packages, 'download', download)
     rows = [('a.jpg', 'https://r/a.tgz', 'package/a.jpg', data, 'MIT'), ('sky.hdr', 'https://r/b.whl', 'b/sky.ktx', sky, 'CC0'),
             ('c.jpg', 'https://r/a.tgz', 'package/c.jpg', data, 'MIT'), ('d.jpg', 'https://r/a.tgz', 'package/a.jpg', b'other', 'MIT'),
-            ('e.jpg', 'https://r/gone.tgz', 'e.jpg', data, 'MIT')]
+            ('e.jpg', 'https://r/gone.tgz', 'e.jpg', data, 'MIT'), ('f.jpg', 'https://r/cut.tgz', 'f.jpg', data, 'MIT')]
     with open(tmp_path / 'list.csv', 'w', newline='') as f:
         csv.writer(f).writerows([COLUMNS] + [(n, u, p, hashlib.sha1(d).hexdigest(), licence) for n, u, p, d, licence in rows])
     assert main(['--list', str(tmp_path / 'list.csv'), '--out', str(tmp_path / 'out')]) == 1
     out, err = capsys.readouterr()
-    assert '2 of 5 files' in out and 'not in the archive' in err and 'not the listed version' in err and 'gone.tgz: 404' in err
+    assert '2 of 6 files' in out and 'not in the archive' in err and 'not the listed version' in err and 'gone.tgz: OSError: 404' in err and 'cut.tgz: EOFError' in err
     assert Image.open(tmp_path / 'out/a.jpg').size == (512, 320)
     hdr = cv2.imread(str(tmp_path / 'out/sky.hdr'), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
     assert hdr.shape == (512, 1024, 3) and np.allclose(hdr, 2)

@@ -198,7 +198,8 @@ def test_scores():
 
 
 def test_arguments_are_checked():
-    for arguments, word in (({'size': 16}, 'size'), ({'upsample': 'nearest'}, 'upsample'),
+    for arguments, word in (({'size': 16}, 'size'), ({'size': 10 ** 5}, 'size'), ({'threshold': 2}, 'threshold'), ({'radius': 0}, 'radius'),
+                            ({'radius': 1.5}, 'radius'), ({'eps': 0}, 'eps'), ({'eps': float('nan')}, 'eps'), ({'upsample': 'nearest'}, 'upsample'),
                             ({'precision': 'int8'}, 'precision'), ({'device': 'abacus'}, 'device'),
                             ({'device': 'cuda:99'}, 'cuda:99'), ({'device': 'mps'}, "'cuda:N', but is 'mps'"),
                             ({'device': torch.device('meta')}, 'device'), ({'device': None}, 'device')):
@@ -206,6 +207,11 @@ def test_arguments_are_checked():
             Predictor(model=tiny(), **arguments)
     with pytest.raises(ValueError, match='nowhere.safetensors'):
         Predictor('nowhere.safetensors')
+    predictor = Predictor(model=tiny(), device='cpu')
+    with pytest.raises(ValueError, match='batch_size'):
+        predictor.predict_batch([], batch_size=0)
+    with pytest.raises(ValueError, match='takes a list'):
+        predictor.predict_batch('a.jpg')
 
 
 def test_values_that_are_not_finite_are_an_error():

@@ -293,6 +293,7 @@ def test_every_source_gives_to_every_batch(tmp_path, capsys):
     (['--val-every', 0], '--val-every: 0'), (['--steps', 0], '--steps: 0'), (['--late-sizes', 64, 16], '--late-sizes: 16'),
     (['--model', 'mslt', '--without', 'dwt'], 'not of mslt'), (['--model', 'zerodce', '--wavelet', 'db4'], 'not of zerodce'),
     (['--model', 'released', '--wavelet', 'db4'], 'not of released'), (['--model', 'released', '--config', 'width=8'], 'no settings'),
+    (['--clip', -1], '--clip: -1'), (['--lr', 'nan'], '--lr: nan'), (['--ema', 1], '--ema: 1'), (['--warmup', -5], '--warmup: -5'),
     (['--config', 'width=wide'], 'width=wide'), (['--nothing'], '--nothing')])
 def test_wrong_flags_are_refused(flags, words, capsys):
     assert words in refusal(capsys, '--photos', 'x', '--out', 'y', *flags)
