@@ -4,10 +4,12 @@
     torchrun --standalone --nproc_per_node=2 benchmarks/main_table.py ...       the same figures, sooner
 
 --sets holds photos, photos-mixed, stacks, stacks-frame and hdri as docs/data.md rebuilds them; --trained is what
-benchmarks/train_baselines.py wrote (what is not there has no row). Writes benchmarks/results/benchmark.csv and puts it into the README. With --keep a method is measured
-once, so that the command can be interrupted, and costs little when only one method has changed.
+benchmarks/train_baselines.py wrote. Writes benchmarks/results/benchmark.csv and puts it into the README. With --keep a method is measured once, so
+that the command can be interrupted, and costs little when only one method has changed. A method that is not measured this time keeps its row, without
+what compares it with the first one; --fresh leaves it out.
 """
 import argparse
+import csv
 import json
 import os
 import sys
@@ -18,6 +20,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
 
 import eval_benchmark  # noqa: E402
 import readme_table  # noqa: E402
+from metrics.report import csv_text  # noqa: E402
+from models.checkpoint import atomic_write  # noqa: E402
 from train_baselines import finished  # noqa: E402
 
 SETS = ('photos', 'photos-mixed', 'hdri', 'stacks', 'stacks-frame')
@@ -39,6 +43,19 @@ def checkpoints(own, released, trained):
     return found
 
 
+def carried_over(old, new):
+    """``new`` rows and, after them, the ``old`` rows of other methods, set by set, less their comparison with the first method."""
+    known = {r['method'] for r in new}
+    kept = [{k: '' if k.startswith(('delta_', 'p_')) else v for k, v in r.items()} for r in old if r['method'] not in known]
+    sets = dict.fromkeys(r['set'] for r in new)
+    return [r for s in sets for rows in (new, kept) for r in rows if r['set'] == s]
+
+
+def read_rows(path):
+    with open(path, encoding='utf-8', newline='') as f:
+        return list(csv.DictReader(f))
+
+
 def main(argv=None):
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--sets', type=Path, required=True, help=f'folder of {", ".join(SETS)}')
@@ -49,6 +66,7 @@ def main(argv=None):
     p.add_argument('--trained', type=Path, help='--out of benchmarks/train_baselines.py')
     p.add_argument('--keep', type=Path, help='see eval_benchmark.py')
     p.add_argument('--out', type=Path, help='default: benchmarks/results/benchmark.csv, and the README; with another file not the README')
+    p.add_argument('--fresh', action='store_true', help='no rows of methods that are not measured this time')
     p.add_argument('--device', default='auto')
     p.add_argument('--batch-size', type=int, default=16)
     p.add_argument('--workers', type=int, default=2)
@@ -64,8 +82,11 @@ def main(argv=None):
     given += ['--checkpoint', *found, '--baseline', 'all', '--device', args.device]
     given += ['--batch-size', args.batch_size, '--workers', args.workers]
     given += ['--keep', args.keep] if args.keep else []
+    first_process = int(os.environ.get('RANK', 0)) == 0
+    before = read_rows(out) if readme and first_process and not args.fresh and out.exists() else []
     code = eval_benchmark.main([str(v) for v in (*given, '--out', out)])
-    if code < 2 and readme and int(os.environ.get('RANK', 0)) == 0:
+    if code < 2 and readme and first_process:
+        atomic_write(out, csv_text(carried_over(before, read_rows(out))).encode())
         readme_table.main([])
     return code
 

@@ -93,6 +93,16 @@ def test_the_table_comes_out_the_same_again(tmp_path, monkeypatch):
     assert '| gamma [!] |' in readme_table.figures(spoilt) and '[!] failed on some pictures' in readme_table.figures(spoilt)
 
 
+def test_rows_of_methods_that_are_not_measured_again_stay():
+    row = {'set': 'a', 'mae': '.1', 'delta_mae': '.02', 'p_mae': '.5'}
+    old = [{**row, 'method': m, 'set': s} for s in 'ab' for m in ('own', 'old')]
+    new = [{**row, 'method': m, 'set': s, 'mae': '.2'} for s in 'ab' for m in ('own', 'zero')]
+    rows = main_table.carried_over(old, new)
+    assert [(r['set'], r['method'], r['mae'], r['p_mae']) for r in rows] == [
+        (s, m, mae, p) for s in 'ab' for m, mae, p in (('own', '.2', '.5'), ('zero', '.2', '.5'), ('old', '.1', ''))]
+    assert all(r['delta_mae'] == '' for r in rows if r['method'] == 'old') and main_table.carried_over([], new) == new
+
+
 def test_what_is_no_folder_of_trained_networks_is_named(tmp_path, capsys):
     assert main_table.main(['--sets', str(tmp_path), '--trained', str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err
