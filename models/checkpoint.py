@@ -73,7 +73,8 @@ def save_model(model, path, metadata=None, state=None):
         state: state_dict to store instead of the model's own (an EMA's, say).
     """
     state = model.state_dict() if state is None else state
-    tensors = {k: v.detach().float().contiguous().cpu() for k, v in state.items()}
+    # Frozen features are half precision numbers from the start (models/semantics.py).
+    tensors = {k: (v.half() if k.startswith('semantics.') else v.float()).detach().contiguous().cpu() for k, v in state.items()}
     header = {'network': network_name(model), 'config': json.dumps(model.config.to_dict()), 'metadata': json.dumps(metadata or {})}
     atomic_write(path, serialize(tensors, metadata=header))
 

@@ -50,6 +50,8 @@ class GatedBlock(nn.Module):
 class GatedUNet(nn.Module):
     """(B, width, H, W) -> the same shape, any size: down to 1 / 2 ** len(down) of it and up again, channels doubled at each halving.
 
+    ``context`` (B, width * 2 ** len(down), any, any) is added at the bottom, resized.
+
     Args:
         width: channels at full size.
         down, middle, up: blocks on the way down (finest first), at the bottom and on the way up (coarsest first).
@@ -70,12 +72,14 @@ class GatedUNet(nn.Module):
         self.up = nn.ModuleList(nn.Sequential(*(GatedBlock(c) for _ in range(n))) for c, n in zip(widths[-2::-1], up))
         self.extend, self.crop = even, crop  # export_onnx.py puts others in their place
 
-    def forward(self, f):
+    def forward(self, f, context=None):
         skips = []
         for blocks, halve in zip(self.down, self.halve):
             f = blocks(f)
             skips.append(f)
             f = halve(self.extend(f))
+        if context is not None:
+            f = f + F.interpolate(context, size=f.shape[-2:], mode='bilinear', align_corners=False)
         f = self.middle(f)
         for enlarge, blocks in zip(self.enlarge, self.up):
             skip = skips.pop()

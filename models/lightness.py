@@ -42,6 +42,16 @@ class LightnessPixelAttention(nn.Module):
         return torch.sigmoid(sum(w * conv(y) / conv.kernel_size[0] ** 2 for w, conv in zip(self.weights, self.convs)))
 
 
+class Context(nn.Sequential):
+    """What joins in at the bottom of the U: features of another network, normalised, to the U's channels; nothing before it is trained."""
+
+    def __init__(self, inside, outside):
+        super().__init__(nn.BatchNorm2d(inside, affine=False, momentum=0.02), nn.Dropout2d(0.2), nn.Conv2d(inside, outside, 1, bias=False))
+
+    def start(self):
+        nn.init.zeros_(self[-1].weight)
+
+
 class LightnessFeatureModule(nn.Module):
     """LFM: features of the approximation band, weighted by channel and by pixel, then fused.
 
@@ -51,20 +61,22 @@ class LightnessFeatureModule(nn.Module):
         down, middle: gated blocks of the U that makes the features L_c, which the paper leaves open (:class:`models.gated.GatedUNet`).
         heads, grid: of the attention.
         kernels: odd kernel sizes K of Eq. 6.
+        context: channels of further features of the picture, 0: none.
 
-    forward: (B, in_dim, h, w) -> A_o (B, dim, h, w); with ``return_features`` also a dict of the attention maps.
+    forward: (B, in_dim, h, w), and where there are channels of context (B, context, any, any) -> A_o (B, dim, h, w); with ``return_features`` also a dict of the attention maps.
     """
 
-    def __init__(self, in_dim, dim, down, middle, heads, grid, kernels):
+    def __init__(self, in_dim, dim, down, middle, heads, grid, kernels, context=0):
         super().__init__()
         self.embed = nn.Conv2d(in_dim, dim, 3, padding=1)
         self.body = GatedUNet(dim, down, middle, (1,) * len(down))
+        self.context = Context(context, dim * 2 ** len(down)) if context else None
         self.channel_attention = LightnessChannelAttention(dim, grid)
         self.pixel_attention = LightnessPixelAttention(dim, heads, grid, kernels)
         self.fuse = nn.Sequential(nn.Conv2d(2 * dim, dim, 1), nn.GELU(), nn.Conv2d(dim, dim, 1))
 
-    def forward(self, ll, return_features=False):
-        x = self.body(self.embed(ll))
+    def forward(self, ll, context=None, return_features=False):
+        x = self.body(self.embed(ll), None if context is None else self.context(context))
         a_c = self.channel_attention(x)
         f_c = a_c * x
         a_p = self.pixel_attention(f_c)

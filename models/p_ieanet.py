@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from .gated import gate
 from .haar import even, haar_dwt2d, haar_idwt2d
 from .lightness import LightnessFeatureModule
+from .semantics import CHANNELS, Semantics
 from .structure import StructureFeatureModule
 from .wavelet import WAVELETS, dwt2d, idwt2d
 
@@ -41,6 +42,7 @@ class PIEANetConfig:
     structure_grid: int = 8            # the same for the structure branch's long-range encoders
     kernels: tuple = (3, 7, 11)        # K of Eq. 6
     wavelet: str = 'haar'              # or 'db4', 'sym4'
+    semantics: bool = False            # ours: what kind of picture it is, by features of ImageNet, joins the lightness branch
     use_dwt: bool = True               # False: pixel-unshuffle instead of the wavelet (paper's Table 3)
     use_structure: bool = True         # False: a 1x1 embedding instead of the branch
     use_lightness: bool = True         # False: a 1x1 embedding instead of the branch
@@ -60,6 +62,8 @@ class PIEANetConfig:
             raise ValueError(f'wavelet is {self.wavelet!r}, accepted: {", ".join(WAVELETS)}')
         if not self.down or min(self.down) < 0:
             raise ValueError(f'down is {self.down}, accepted: at least one number, none below 0')
+        if self.semantics and not self.use_lightness:
+            raise ValueError('semantics join the lightness branch, which is left out')
         if any(k < 1 or k % 2 == 0 for k in self.kernels) or not self.kernels:
             raise ValueError(f'kernels are {self.kernels}, accepted: odd numbers')
 
@@ -122,9 +126,10 @@ class PIEANet(nn.Module):
         self.config = c = config
         self.split, self.merge = transform(c)
         if c.use_lightness:
-            self.lightness = LightnessFeatureModule(3, c.width, c.down, c.middle, c.heads, c.grid, c.kernels)
+            self.lightness = LightnessFeatureModule(3, c.width, c.down, c.middle, c.heads, c.grid, c.kernels, CHANNELS * c.semantics)
         else:
             self.lightness = nn.Conv2d(3, c.width, 1)
+        self.semantics = Semantics() if c.semantics else None
         if c.use_structure:
             self.structure = StructureFeatureModule(9, c.structure_widths, c.token_width, c.heads, c.structure_grid)
         else:
@@ -134,6 +139,8 @@ class PIEANet(nn.Module):
         self.head = nn.Sequential(nn.Conv2d(dims[0] + 4, 32, 1), Gate(), nn.Conv2d(16, 1, 1))
         self.skip = nn.Conv2d(dims[0], 1, 1, bias=False)
         self.apply(init_weights)
+        if c.semantics:
+            self.lightness.context.start()
         for last in (self.head[-1], self.skip):  # start from "all fine"
             nn.init.normal_(last.weight, std=1e-3)
 
@@ -150,7 +157,8 @@ class PIEANet(nn.Module):
             low = low / 2 ** c.levels  # ll doubles with each level; a sampled pixel does not
         features = {}
         if c.use_lightness:
-            a, features = self.lightness(low, return_features=True)
+            context = self.semantics(x, c.grid) if c.semantics else None
+            a, features = self.lightness(low, context, return_features=True)
         else:
             a = self.lightness(low)
         if c.use_structure:
