@@ -27,7 +27,8 @@ class ExposureLoss(nn.Module):
 
     Args:
         model: a network, (B, 3, H, W) RGB on [0, 1] -> (B, 1, H, W), which is copied; or a file that
-            `models.checkpoint.load_model` reads; None: checkpoints/p_ieanet.safetensors.
+            `models.checkpoint.load_model` reads; None: checkpoints/p_ieanet.safetensors. (The authors' network
+            only makes sense at squares of 256.)
         reduction: 'mean' (weighted, over all pixels of the batch), 'sum', or 'none': the map (B, 1, h, w).
         target: the residual to aim at, on [-1, 1]: 0 is ideal, 0.05 is 13 levels darker than the network's ideal,
             -0.05 as much brighter. A number, or a tensor that broadcasts to (B, 1, H, W).

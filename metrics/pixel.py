@@ -22,7 +22,7 @@ def as_array(x, dtype=np.float64):
     """A tensor on any device, or anything numpy takes, as an array."""
     if hasattr(x, 'detach'):
         x = x.detach().cpu()
-        x = x.float().numpy() if x.is_floating_point() else x.numpy()
+        x = x.double().numpy() if x.is_floating_point() else x.numpy()
     return np.asarray(x, dtype)
 
 

@@ -73,7 +73,7 @@ class Semantics(nn.Module):
             raise ValueError(f'{path}: not the weights of EfficientNet-Lite0 ({str(e).splitlines()[0][:120]})') from e
 
     def forward(self, x, grid):
-        x = F.relu6(self.stem((to_grid(x.float(), SIDE) * 255 - 127) / 128))
+        x = F.relu6(self.stem((to_grid(x, SIDE) * 255 - 127) / 128))
         found = []
         for i, stage in enumerate(self.stages):
             x = stage(x)

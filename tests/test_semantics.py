@@ -85,6 +85,8 @@ def test_network_with_semantics(file, tmp_path):
         together = net(x)
         assert (together - plain(x)).abs().max() > 1e-6
         assert torch.allclose(together[1:2], net(x[1:2]), atol=1e-5)  # alone as in a batch
+        assert torch.allclose(net.double()(x.double()).float(), together, atol=1e-5)
+    net.float()
     save_model(net, tmp_path / 'a.safetensors')
     assert load_file(tmp_path / 'a.safetensors')['semantics.stem.weight'].dtype == torch.float16
     with torch.no_grad():
