@@ -172,8 +172,8 @@ def get_args(argv=None):
         p.error('--skip-bad does not go with --cache, --resident or --score-head, which take every row of a CSV; datasets.check names bad ones')
     if args.model != 'p_ieanet' and (args.without or args.wavelet != PIEANetConfig.wavelet):
         p.error(f'--without and --wavelet are of --model p_ieanet, not of {args.model}')
-    if args.semantics and (args.model != 'p_ieanet' or args.init):
-        p.error('--semantics is of a new p_ieanet: weights of --init bring theirs along')
+    if args.semantics and args.model != 'p_ieanet':
+        p.error(f'--semantics is of --model p_ieanet, not of {args.model}')
     if args.model == 'released' and args.config:
         p.error('--model released has no settings for --config')
     return args
@@ -328,11 +328,7 @@ def make_model(args):
     settings.update(args.config)
     if not args.init:
         try:
-            if not args.semantics:
-                return build_model(args.model, settings)
-            network = build_model(args.model, {**settings, 'semantics': True})
-            network.semantics.load_published(args.semantics)
-            return network
+            return with_semantics(build_model(args.model, settings), args.semantics)
         except (TypeError, RuntimeError, AssertionError) as e:  # from torch's layers
             raise ValueError(f'{args.model} cannot be built with {settings}: {str(e).splitlines()[0]}') from e
     network = load_model(args.init)
@@ -341,7 +337,23 @@ def make_model(args):
         raise ValueError(f'{args.init}: holds {kind}, but --model is {args.model}')
     if other := [f'{k}={v}' for k, v in settings.items() if own.get(k) not in (v, (v,))]:
         raise ValueError(f'{args.init}: holds {kind} with other settings than the flags ask for, {", ".join(other)}')
-    return network
+    return with_semantics(network, args.semantics)
+
+
+def with_semantics(network, path):
+    """The network, where there is a ``path`` with the features of that file, which have no say until they are trained to.
+
+    Raises:
+        ValueError: the file is not what it should be, or the network has such features already or no place for them.
+    """
+    if not path:
+        return network
+    if getattr(network.config, 'semantics', True):
+        raise ValueError('--semantics: these weights are not of a P-IEANet without such features')
+    new = build_model('p_ieanet', {**network.config.to_dict(), 'semantics': True})
+    new.load_state_dict(network.state_dict(), strict=False)
+    new.semantics.load_published(path)
+    return new
 
 
 def train(args):

@@ -106,7 +106,17 @@ def test_trainer(file, tmp_path, capsys):
     assert train_wavelet.main([str(a) for a in (*common, '--semantics', file)]) == 0
     net = load_model(out / 'best.safetensors')
     assert net.config.semantics and torch.equal(net.semantics.stem.weight, folded(published())['stem.weight'].half().float())
+    plain = PIEANet(PIEANetConfig(**SMALL)).eval()
+    save_model(plain, tmp_path / 'plain.safetensors')
+    later = train_wavelet.make_model(train_wavelet.get_args([str(a) for a in (*common[:6], '--init', tmp_path / 'plain.safetensors', '--semantics', file)]))
+    x = torch.rand(1, 3, 40, 40)
+    with torch.no_grad():
+        assert torch.equal(later.eval()(x), plain(x)) and later.config.semantics
+    again = ('--init', out / 'best.safetensors')  # weights that have such features bring them along
+    assert train_wavelet.make_model(train_wavelet.get_args([str(a) for a in (*common[:6], *again)])).config.semantics
     capsys.readouterr()
+    assert train_wavelet.main([str(a) for a in (*common[:4], '--out', tmp_path / 'o', *common[6:], *again, '--semantics', file)]) != 0
+    assert 'without such features' in capsys.readouterr().err
     (tmp_path / 'other.pth').write_bytes(b'no weights')
     for path, words in ((tmp_path / 'none.pth', 'no such file'), (tmp_path / 'other.pth', 'not the weights of EfficientNet-Lite0')):
         assert train_wavelet.main([str(a) for a in (*common[:4], '--out', tmp_path / 'o', *common[6:], '--semantics', path)]) != 0
