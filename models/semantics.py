@@ -1,4 +1,4 @@
-"""What kind of picture it is: the first five stages of EfficientNet-Lite0 (Tan and Le, ICML 2019; Liu, 2020), trained on ImageNet by its
+"""What kind of picture it is: the first four stages of EfficientNet-Lite0 (Tan and Le, ICML 2019; Liu, 2020), trained on ImageNet by its
 authors, frozen, batch norms folded into the convolutions.
 
 A network that is trained on some thousand photographs knows few kinds of pictures. How bright a face, snow or a street at night should be is
@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from .grid import to_grid
 
 SIDE = 128  # the picture is squeezed to a square of this size
-STAGES = ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5))  # expansion, channels, blocks, stride, kernel
-KEPT = (0, 1, 2, 4)  # stages whose answers are passed on: the last ones of their resolution
-CHANNELS = sum(STAGES[i][1] for i in KEPT)
+STAGES = ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3))  # expansion, channels, blocks, stride, kernel
+CHANNELS = sum(stage[1] for stage in STAGES)
 
 
 class Convolution(nn.Conv2d):
@@ -45,7 +44,7 @@ class InvertedResidual(nn.Module):
 
 
 class Semantics(nn.Module):
-    """(B, 3, H, W) RGB on [0, 1] -> (B, CHANNELS, grid, grid): what each kept stage found, side by side. Frozen, but gradients pass to the picture."""
+    """(B, 3, H, W) RGB on [0, 1] -> (B, CHANNELS, grid, grid): what each stage found, side by side. Frozen, but gradients pass to the picture."""
 
     def __init__(self):
         super().__init__()
@@ -75,10 +74,9 @@ class Semantics(nn.Module):
     def forward(self, x, grid):
         x = F.relu6(self.stem((to_grid(x, SIDE) * 255 - 127) / 128))
         found = []
-        for i, stage in enumerate(self.stages):
+        for stage in self.stages:
             x = stage(x)
-            if i in KEPT:
-                found.append(to_grid(x, grid))
+            found.append(to_grid(x, grid))
         return torch.cat(found, 1)
 
 
