@@ -9,7 +9,6 @@ that the command can be interrupted, and costs little when only one method has c
 what compares it with the first one; --fresh leaves it out.
 """
 import argparse
-import csv
 import json
 import os
 import sys
@@ -20,11 +19,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
 
 import eval_benchmark  # noqa: E402
 import readme_table  # noqa: E402
+from datasets.iea40k import read_table  # noqa: E402
 from metrics.report import csv_text  # noqa: E402
 from models.checkpoint import atomic_write  # noqa: E402
 from train_baselines import finished  # noqa: E402
 
 SETS = ('photos', 'photos-mixed', 'hdri', 'stacks', 'stacks-frame')
+KEYS = ('set', 'method')  # of a row of benchmark.csv
 TITLES = {'p_ieanet': 'P-IEANet', 'nafnet': 'NAFNet', 'retinexformer': 'Retinexformer', 'unet': 'U-Net (timm ResNet-18)',
           'encoder_decoder': 'Encoder-decoder', 'iqa_resnet50': 'ResNet-50, dense head', 'zerodce': 'Zero-DCE', 'mslt': 'MSLT',
           'tone_curve': 'Tone curve from statistics'}
@@ -49,11 +50,6 @@ def carried_over(old, new):
     kept = [{k: '' if k.startswith(('delta_', 'p_')) else v for k, v in r.items()} for r in old if r['method'] not in known]
     sets = dict.fromkeys(r['set'] for r in new)
     return [r for s in sets for rows in (new, kept) for r in rows if r['set'] == s]
-
-
-def read_rows(path):
-    with open(path, encoding='utf-8', newline='') as f:
-        return list(csv.DictReader(f))
 
 
 def main(argv=None):
@@ -83,10 +79,10 @@ def main(argv=None):
     given += ['--batch-size', args.batch_size, '--workers', args.workers]
     given += ['--keep', args.keep] if args.keep else []
     first_process = int(os.environ.get('RANK', 0)) == 0
-    before = read_rows(out) if readme and first_process and not args.fresh and out.exists() else []
+    before = read_table(out, KEYS) if readme and first_process and not args.fresh and out.exists() else []
     code = eval_benchmark.main([str(v) for v in (*given, '--out', out)])
     if code < 2 and readme and first_process:
-        atomic_write(out, csv_text(carried_over(before, read_rows(out))).encode())
+        atomic_write(out, csv_text(carried_over(before, read_table(out, KEYS))).encode())
         readme_table.main([])
     return code
 

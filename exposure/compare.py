@@ -332,8 +332,9 @@ def main(argv=None) -> int:
         parser.error(f'argument --threshold: must be in (0, 1), but is {args.threshold}')
     try:
         methods, names = find_methods([args.originals, *args.methods], args.common)
-        if inside := [m.name for m in methods for f in m.pictures.values() if args.out.resolve() in f.resolve().parents]:
-            raise ValueError(f'--out {args.out} holds pictures of {inside[0]}: give the report a folder of its own')
+        out = args.out.resolve()
+        if inside := next((m.name for m in methods for f in m.pictures.values() if out in f.resolve().parents), None):
+            raise ValueError(f'--out {args.out} holds pictures of {inside}: give the report a folder of its own')
         predictor = Predictor(args.checkpoint, args.device, threshold=args.threshold)
         rows = compare(methods, names, predictor, args.out, args.sheets, args.resamples, args.checkpoint.name)
     except (ValueError, OSError) as error:

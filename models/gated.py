@@ -7,6 +7,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from .grid import from_grid
 from .haar import even
 
 
@@ -79,7 +80,7 @@ class GatedUNet(nn.Module):
             skips.append(f)
             f = halve(self.extend(f))
         if context is not None:
-            f = f + F.interpolate(context, size=f.shape[-2:], mode='bilinear', align_corners=False)
+            f = f + from_grid(context, f.shape[-2:])
         f = self.middle(f)
         for enlarge, blocks in zip(self.enlarge, self.up):
             skip = skips.pop()

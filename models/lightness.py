@@ -63,7 +63,8 @@ class LightnessFeatureModule(nn.Module):
         kernels: odd kernel sizes K of Eq. 6.
         context: channels of further features of the picture, 0: none.
 
-    forward: (B, in_dim, h, w), and where there are channels of context (B, context, any, any) -> A_o (B, dim, h, w); with ``return_features`` also a dict of the attention maps.
+    forward: (B, in_dim, h, w), and where there are channels of context (B, context, any, any) -> A_o (B, dim, h, w); with
+    ``return_features`` also a dict of the attention maps.
     """
 
     def __init__(self, in_dim, dim, down, middle, heads, grid, kernels, context=0):
