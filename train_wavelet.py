@@ -5,6 +5,7 @@
     python train_wavelet.py ... --out runs/b --resume auto                          go on where it stopped
     python train_wavelet.py ... --init checkpoints/p_ieanet.safetensors             fine-tune
     python train_wavelet.py ... --init W --score-head F                             only the head of a learned score, the network frozen
+    python train_wavelet.py ... --init W --tone-curve F --steps 5000               only a tone curve beside the network, which is frozen
     python train_wavelet.py ... --device cpu --amp bf16 --max-minutes 60            a laptop
     python train_wavelet.py ... --amp bf16 --resident --workers 8                   one GPU
     torchrun --standalone --nproc_per_node=8 train_wavelet.py ...                   eight GPUs
@@ -50,7 +51,9 @@ from metrics.training import Log, draw_curves, panel, validate
 from models import CheckpointError, load_model, save_model
 from models.baselines import NETWORKS
 from models.checkpoint import atomic_write, build_model, load_training_state, network_name, save_training_state, weights_id
-from models.p_ieanet import MIN_SIZE, PIEANetConfig, luma
+from models.grey import luma
+from models.p_ieanet import MIN_SIZE, PIEANetConfig
+from models.tone_curve import fit_curve
 from models.wavelet import WAVELETS
 
 PRESETS = {
@@ -96,6 +99,9 @@ def get_args(argv=None):
     p.add_argument('--out', type=Path, help='folder of the run')
     p.add_argument('--score-head', type=Path, metavar='F', help="train only a head that regresses the CSV's score (0 to 10) from the maps of "
                    '--init, which stays as it is, and write it to F (.safetensors)')
+    p.add_argument('--tone-curve', type=Path, metavar='F', help='fit only a tone curve from statistics (models/tone_curve.py) beside the network '
+                   'of --init, which stays as it is, on the pictures of --steps batches, and write both to F (.safetensors)')
+    p.add_argument('--curve', type=number(below=1), default=0.4, metavar='W', help='say of that curve in the sum')
     p.add_argument('--preset', choices=PRESETS, default='default', help='values for all flags that default to None')
     p.add_argument('--model', choices=('p_ieanet', 'released', *NETWORKS), default='p_ieanet', help='the last ones are baselines')
     p.add_argument('--without', choices=('dwt', 'structure', 'lightness'), action='append', default=[])
@@ -157,8 +163,14 @@ def get_args(argv=None):
                         'to the n-th --data')
     if len(args.data) > max(len(args.train_csv), len(args.val_csv), 1):
         p.error(f'--data {args.data[-1]} has no CSV: the n-th --train-csv and the n-th --val-csv belong to the n-th --data')
-    if not (args.out or args.score_head):
+    if not (args.out or args.score_head or args.tone_curve):
         p.error('--out is needed')
+    if args.tone_curve and not (args.init and args.steps and args.curve):
+        p.error('--tone-curve needs --init, --steps and a --curve above 0')
+    if args.tone_curve:
+        args.late_sizes = []
+        if len(args.sizes) > 1:
+            p.error('--tone-curve takes one of --sizes')
     if args.score_head and not (args.init and args.train_csv):
         p.error('--score-head needs --init, --data and --train-csv')
     if not args.photos and not args.train_csv:
@@ -564,11 +576,51 @@ def train_score_head(args):
     return 0
 
 
+def train_tone_curve(args):
+    """A tone curve (models/tone_curve.py) beside the network of --init: what it sees of --steps batches is drawn once, the curve takes a minute.
+
+    A picture without its light is little: some hundred numbers, and of its map every fourth pixel both ways.
+    """
+    if not args.tone_curve.parent.is_dir():
+        raise ValueError(f'{args.tone_curve.parent}: no such folder')
+    device, rank, world = setup_processes(args.device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    network = load_model(args.init)
+    if network_name(network) != 'p_ieanet' or network.config.curve:
+        raise ValueError(f'{args.init}: not a P-IEANet without a tone curve')
+    new = build_model('p_ieanet', {**network.config.to_dict(), 'curve': args.curve}).to(device)
+    new.load_state_dict(network.state_dict(), strict=False)
+    loader, _, _ = training_loader(args, 0, args.steps, rank, world, device)
+    numbers, maps = [], []
+    with torch.inference_mode():
+        for step, batch in enumerate(tqdm(loader, unit='batch', disable=None if rank == 0 else True)):
+            image, residual, mask = expose_batch(batch, device, mixed(args.seed, 9, step, rank), args.jitter)
+            context = new.semantics(image, new.config.grid) if new.semantics else None
+            numbers.append(new.curve.describe(image, context).half().cpu())
+            maps.append(torch.cat((luma(image), residual, mask), 1)[..., 1::4, 1::4].flatten(2).half().cpu())
+    numbers, maps = torch.cat(numbers), torch.cat(maps)
+    if world > 1:
+        gathered = [None] * world
+        dist.all_gather_object(gathered, (numbers, maps))
+        numbers, maps = (torch.cat(t) for t in zip(*gathered))
+        dist.destroy_process_group()
+    if rank == 0:
+        fit_curve(new.curve.cpu(), numbers, maps, seed=args.seed)
+        val_sets = {name: IEA40K(data, csv, args.val_size) for name, (data, csv) in validation_sets(args).items()}
+        figures = validate(new.to(device).eval(), val_sets, device, args.batch_size, args.workers)
+        for name, found in figures.items():
+            print(f'{name}: ' + '  '.join(f'{k} {v:.4f}' for k, v in found.items()), flush=True)
+        save_model(new, args.tone_curve, dict(init=args.init.name, weights_id=weights_id(args.init), pictures=len(maps), validation=figures))
+    return 0
+
+
 def main(argv=None):
     args = get_args(argv)
     handlers = {s: signal.getsignal(s) for s in STOP_SIGNALS}  # train() puts its own in their place
     try:
-        return train_score_head(args) if args.score_head else train(args)
+        return train_score_head(args) if args.score_head else train_tone_curve(args) if args.tone_curve else train(args)
     except (DatasetError, ImageError, CheckpointError, TrainingError, ValueError, OSError) as e:
         print(f'train_wavelet.py: {e}', file=sys.stderr)
         return 2

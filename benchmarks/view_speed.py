@@ -26,7 +26,7 @@ from datasets.photographs import Photographs  # noqa: E402
 from datasets.simulation import simulate  # noqa: E402
 from metrics.environment import commit, hardware  # noqa: E402
 from models import PIEANet  # noqa: E402
-from models.p_ieanet import luma  # noqa: E402
+from models.grey import luma  # noqa: E402
 
 
 def now(device):

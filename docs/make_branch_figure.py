@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 from datasets.images import read_image, resize_rgb, to_tensor  # noqa: E402
 from datasets.simulation import CameraCurve, expose, quantise  # noqa: E402
 from models import CheckpointError, load_model  # noqa: E402
-from models.p_ieanet import luma  # noqa: E402
+from models.grey import luma  # noqa: E402
 
 PICTURES = ('underexposed', 'overexposed', 'under_and_over', 'night')
 SIDE = 256

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.checkpoint import load_model
-from models.p_ieanet import luma
+from models.grey import luma
 
 from .predictor import DEFAULT_CHECKPOINT, MIN_SIDE, working_size
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from models.p_ieanet import luma
+from models.grey import luma
 
 from .methods import maps_of
 from .pixel import MAP_NUMBERS, TRUTH_NUMBERS, NoTruth, Truth

@@ -18,13 +18,14 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .gated import gate
+from .grey import luma
 from .haar import even, haar_dwt2d, haar_idwt2d
 from .lightness import LightnessFeatureModule
 from .semantics import CHANNELS, Semantics
 from .structure import StructureFeatureModule
+from .tone_curve import ToneCurve
 from .wavelet import WAVELETS, dwt2d, idwt2d
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, PIL's mode 'L'
 MIN_SIZE = 32
 
 
@@ -43,6 +44,7 @@ class PIEANetConfig:
     kernels: tuple = (3, 7, 11)        # K of Eq. 6
     wavelet: str = 'haar'              # or 'db4', 'sym4'
     semantics: bool = False            # ours: what kind of picture it is, by features of ImageNet, joins the lightness branch
+    curve: float = 0.0                 # ours: the say, 0 to 1, of a tone curve from statistics beside the network; 0: none
     use_dwt: bool = True               # False: pixel-unshuffle instead of the wavelet (paper's Table 3)
     use_structure: bool = True         # False: a 1x1 embedding instead of the branch
     use_lightness: bool = True         # False: a 1x1 embedding instead of the branch
@@ -64,6 +66,8 @@ class PIEANetConfig:
             raise ValueError(f'down is {self.down}, accepted: at least one number, none below 0')
         if self.semantics and not self.use_lightness:
             raise ValueError('semantics join the lightness branch, which is left out')
+        if not 0 <= self.curve < 1:
+            raise ValueError(f'curve is {self.curve}, accepted: 0 up to, but not including, 1')
         if any(k < 1 or k % 2 == 0 for k in self.kernels) or not self.kernels:
             raise ValueError(f'kernels are {self.kernels}, accepted: odd numbers')
 
@@ -76,12 +80,6 @@ class PIEANetConfig:
         if unknown := set(d) - known:
             raise ValueError(f'unknown entries {sorted(unknown)}, known: {sorted(known)}')
         return cls(**d)
-
-
-def luma(x):
-    """(B, 3, H, W) RGB -> (B, 1, H, W) grey, ITU-R 601, the range of ``x``."""
-    r, g, b = x.unbind(1)
-    return (LUMA[0] * r + LUMA[1] * g + LUMA[2] * b)[:, None]
 
 
 def polyphase(x):
@@ -138,7 +136,10 @@ class PIEANet(nn.Module):
         self.narrow = nn.ModuleList(nn.Conv2d(wide, d, 1) for d, wide in zip(dims, dims[1:]))
         self.head = nn.Sequential(nn.Conv2d(dims[0] + 4, 32, 1), Gate(), nn.Conv2d(16, 1, 1))
         self.skip = nn.Conv2d(dims[0], 1, 1, bias=False)
+        self.curve = ToneCurve(context=CHANNELS * c.semantics) if c.curve else None
         self.apply(init_weights)
+        if c.curve:
+            self.curve.start()
         if c.semantics:
             self.lightness.context.start()
         for last in (self.head[-1], self.skip):  # start from "all fine"
@@ -156,8 +157,8 @@ class PIEANet(nn.Module):
         if c.use_dwt:
             low = low / 2 ** c.levels  # ll doubles with each level; a sampled pixel does not
         features = {}
+        context = self.semantics(x, c.grid) if c.semantics else None
         if c.use_lightness:
-            context = self.semantics(x, c.grid) if c.semantics else None
             a, features = self.lightness(low, context, return_features=True)
         else:
             a = self.lightness(low)
@@ -169,6 +170,8 @@ class PIEANet(nn.Module):
         for i in reversed(range(c.levels)):
             a = self.merge(self.narrow[i](a), *z[i], size=sizes[i])
         residual = self.skip(a) + self.head(torch.cat((a, x, luma(x)), 1))
+        if c.curve:
+            residual = (1 - c.curve) * residual + c.curve * self.curve(x, context)
         if not self.training:  # a clamped pixel would have no gradient
             residual = residual.clamp(-1, 1)
         return (residual, features) if return_features else residual

@@ -27,6 +27,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .checkpoint import CheckpointError, load_weights
+from .grey import wide
 
 MIN_SIZE = 6    # half-size bands need an interior to take neighbour differences of: 3x3 pixels at least
 UNUSED = ('Low.', 'fusion.blur_conv.')      # in the authors' files, never part of the output
@@ -42,11 +43,6 @@ class ReleasedConfig:
 
     def to_dict(self):
         return {}
-
-
-def wide(x):
-    """As float32 at least: where there is little to compute, bfloat16 costs accuracy and gains nothing."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def conv2d(x, layers, **options):

@@ -15,7 +15,7 @@ from PIL import Image
 from datasets.photographs import OUTPUTS
 from exposure import compare, heatmap
 from exposure.compare import FIGURES, find_methods, main, summarise
-from models.p_ieanet import luma
+from models.grey import luma
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -108,7 +108,7 @@ def test_what_unet_needs_is_named():
 
 @torch.no_grad()
 def test_zero_dce_stays_on_the_range_of_grey():
-    from models.p_ieanet import luma
+    from models.grey import luma
     torch.manual_seed(0)
     net, x = make('zerodce', {}), torch.rand(1, 3, 40, 40)
     net.last.bias.normal_(std=2)
@@ -131,7 +131,7 @@ def test_a_tone_curve_is_one_function_of_grey_for_the_whole_picture():
 
 @torch.no_grad()
 def test_statistics_of_a_picture():
-    from models.baselines.tone_curve import COUNT, statistics
+    from models.tone_curve import COUNT, statistics
     ramp = torch.linspace(0, 1, 256).expand(1, 3, 256, 256)
     found = statistics(ramp)
     assert found.shape == (1, COUNT) and torch.isfinite(found).all()

@@ -6,7 +6,7 @@ from datasets.photographs import list_images
 from datasets.simulation import (CameraCurve, SimulationConfig, draw_kinds, expose, exposure_field, jpeg_artifacts, quantise, random_curve, scene_light,
                                  simulate)
 from exposure import heatmap
-from models.p_ieanet import luma
+from models.grey import luma
 
 
 def generator(seed=0):

@@ -18,7 +18,7 @@ from datasets.sampler import StepSampler
 from exposure import heatmap
 from models import load_model
 from models.checkpoint import load_training_state
-from models.p_ieanet import luma
+from models.grey import luma
 from test_iea40k import make_set
 from tests_support import SMALL
 

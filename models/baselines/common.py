@@ -2,8 +2,8 @@
 import torch.nn as nn
 import torch.nn.functional as F
 
-from ..p_ieanet import MIN_SIZE, luma
-from ..released import wide
+from ..grey import luma, wide
+from ..p_ieanet import MIN_SIZE
 
 
 class Settings(dict):

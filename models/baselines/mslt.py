@@ -8,7 +8,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from ..grid import to_grid
-from ..released import wide
+from ..grey import wide
 from .common import Settings, check_input, residual_of, start_from_zero
 
 

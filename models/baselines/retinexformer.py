@@ -8,7 +8,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from ..gated import ChannelNorm
-from ..released import wide
+from ..grey import wide
 from .common import Settings, check_input, pad_to_multiple, residual_of, start_from_zero
 
 

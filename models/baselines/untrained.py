@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import torch
 
-from ..p_ieanet import LUMA, luma
+from ..grey import LUMA, luma
 
 KEY = 0.45  # mean grey that auto-exposure aims at: the mean over well-exposed photographs
 

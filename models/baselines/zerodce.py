@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from ..released import wide
+from ..grey import wide
 from .common import Settings, check_input, residual_of, start_from_zero
 
 
