@@ -101,7 +101,7 @@ def get_args(argv=None):
                    '--init, which stays as it is, and write it to F (.safetensors)')
     p.add_argument('--tone-curve', type=Path, metavar='F', help='fit only a tone curve from statistics (models/tone_curve.py) beside the network '
                    'of --init, which stays as it is, on the pictures of --steps batches, and write both to F (.safetensors)')
-    p.add_argument('--curve', type=number(below=1), default=0.4, metavar='W', help='say of that curve in the sum')
+    p.add_argument('--curve', type=number(below=1), default=0.3, metavar='W', help='say of that curve in the sum')
     p.add_argument('--preset', choices=PRESETS, default='default', help='values for all flags that default to None')
     p.add_argument('--model', choices=('p_ieanet', 'released', *NETWORKS), default='p_ieanet', help='the last ones are baselines')
     p.add_argument('--without', choices=('dwt', 'structure', 'lightness'), action='append', default=[])
