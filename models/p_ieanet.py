@@ -8,7 +8,7 @@ residual = (ideal grey - this grey) / 255 on [-1, 1]: + underexposed, 0 ideal, -
 
 Where the paper is silent we measured (benchmarks/results/runs.csv). The features of the approximation band come from a U of gated blocks,
 the structure branch sees its features normalised, and the last MLP multiplies: the residual's fine detail is the picture's own, times
-what the light asks for.
+what the light asks for. Two things can be added: features of ImageNet (semantics.py), and a tone curve as a second opinion (tone_curve.py).
 """
 from dataclasses import asdict, dataclass, fields
 from functools import partial

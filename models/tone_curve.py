@@ -22,20 +22,26 @@ def statistics(x):
     clipped shares, grey on a 4x4 grid, and quantiles of the steps between neighbours, in grey and in log grey, at four scales."""
     x = to_grid(wide(x), SIDE)
     grey, high, low = luma(x), x.amax(1, keepdim=True), x.amin(1, keepdim=True)
-    found = [quantiles(grey, 33), *(quantiles(v, 9) for v in (high, low, (high - low) / (high + 0.01)))]
+    tones = ascending(torch.cat((grey, high, low, (high - low) / (high + 0.01)), 1))
+    found = [quantiles(tones[:, :1], 33), quantiles(tones[:, 1:], 9)]
     found += [x.mean((2, 3)), torch.cat([v.float().mean((2, 3)) for v in (grey > 0.97, grey < 0.03, high > 0.99, low < 0.01)], 1)]
     found.append(F.adaptive_avg_pool2d(grey, 4).flatten(1))
     for _ in range(SCALES):
-        found += [quantiles((v[..., 1:] - v[..., :-1]).abs(), 5) for v in (grey, (grey + 0.02).log())]
+        both = torch.cat((grey, (grey + 0.02).log()), 1)
+        found.append(quantiles(ascending((both[..., 1:] - both[..., :-1]).abs()), 5))
         grey = F.avg_pool2d(grey, 2)
     return torch.cat(found, 1)
 
 
-def quantiles(v, count):
-    """(B, 1, H, W) -> (B, count): quantiles from .01 to .99, as far apart as each other."""
-    v = v.flatten(1).sort(1).values
-    at = torch.linspace(0.01, 0.99, count, device=v.device) * (v.shape[1] - 1)
-    return v[:, at.round().long()]
+def ascending(maps):
+    """(B, C, H, W) -> (B, C, H W), each channel sorted; several in one call, which a CPU's threads share."""
+    return maps.flatten(2).sort(2).values
+
+
+def quantiles(values, count):
+    """(B, C, any) ascending -> (B, C count): quantiles from .01 to .99, as far apart as each other."""
+    at = torch.linspace(0.01, 0.99, count, device=values.device) * (values.shape[2] - 1)
+    return values[:, :, at.round().long()].flatten(1)
 
 
 class ToneCurve(nn.Module):
