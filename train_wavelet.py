@@ -168,6 +168,8 @@ def get_args(argv=None):
     if args.tone_curve and not (args.init and args.steps and args.curve):
         p.error('--tone-curve needs --init, --steps and a --curve above 0')
     if args.tone_curve:
+        if args.score_head or args.model != 'p_ieanet':
+            p.error('--tone-curve is of --model p_ieanet, and not together with --score-head')
         args.late_sizes = []
         if len(args.sizes) > 1:
             p.error('--tone-curve takes one of --sizes')

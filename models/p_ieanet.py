@@ -18,7 +18,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .gated import gate
-from .grey import luma
+from .grey import LUMA, luma  # noqa: F401  LUMA is found here too
 from .haar import even, haar_dwt2d, haar_idwt2d
 from .lightness import LightnessFeatureModule
 from .semantics import CHANNELS, Semantics

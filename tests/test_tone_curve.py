@@ -78,6 +78,7 @@ def test_trainer(tmp_path, capsys):
     again = [str(tmp_path / 'both.safetensors') if a == tmp_path / 'plain.safetensors' else str(a) for a in fit]
     assert train_wavelet.main(again) == 2
     assert 'without a tone curve' in capsys.readouterr().err
-    for words in (['--tone-curve', tmp_path / 'x'], ['--tone-curve', tmp_path / 'x', '--init', 'w', '--steps', 2, '--sizes', 40, 64]):
+    right = ['--tone-curve', tmp_path / 'x', '--init', 'w', '--steps', 2]
+    for words in (right[:2], [*right, '--sizes', 40, 64], [*right, '--model', 'nafnet'], [*right, '--score-head', tmp_path / 'y'], [*right, '--curve', 0]):
         with pytest.raises(SystemExit):
             train_wavelet.get_args([str(a) for a in (*common, *words)])
