@@ -5,7 +5,7 @@
     python train_wavelet.py ... --out runs/b --resume auto                          go on where it stopped
     python train_wavelet.py ... --init checkpoints/p_ieanet.safetensors             fine-tune
     python train_wavelet.py ... --init W --score-head F                             only the head of a learned score, the network frozen
-    python train_wavelet.py ... --init W --tone-curve F --steps 5000               only a tone curve beside the network, which is frozen
+    python train_wavelet.py ... --init W --tone-curve F --steps 4000                only a tone curve beside the network, which is frozen
     python train_wavelet.py ... --device cpu --amp bf16 --max-minutes 60            a laptop
     python train_wavelet.py ... --amp bf16 --resident --workers 8                   one GPU
     torchrun --standalone --nproc_per_node=8 train_wavelet.py ...                   eight GPUs
@@ -165,9 +165,9 @@ def get_args(argv=None):
         p.error(f'--data {args.data[-1]} has no CSV: the n-th --train-csv and the n-th --val-csv belong to the n-th --data')
     if not (args.out or args.score_head or args.tone_curve):
         p.error('--out is needed')
-    if args.tone_curve and not (args.init and args.steps and args.curve):
-        p.error('--tone-curve needs --init, --steps and a --curve above 0')
     if args.tone_curve:
+        if not (args.init and args.steps and args.curve):
+            p.error('--tone-curve needs --init, --steps and a --curve above 0')
         if args.score_head or args.model != 'p_ieanet':
             p.error('--tone-curve is of --model p_ieanet, and not together with --score-head')
         args.late_sizes = []
@@ -207,6 +207,15 @@ def setup_processes(device):
     return device, rank, world
 
 
+def start_run(args):
+    """``(device, rank, world)``, with the threads and the seed that the flags ask for."""
+    found = setup_processes(args.device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    return found
+
+
 # ---------------------------------------------------------------- data
 
 def validation_sets(args):
@@ -222,6 +231,18 @@ def validation_sets(args):
         if name in sets:
             raise DatasetError(f'{csv}: a second validation set with the name {name}; rename its folder or file')
         sets[name] = data, csv
+    return sets
+
+
+def open_validation_sets(args):
+    """Name -> dataset, of --val-limit pictures where that is set.
+
+    Raises:
+        DatasetError: in one line.
+    """
+    sets = {name: IEA40K(data, csv, args.val_size) for name, (data, csv) in validation_sets(args).items()}
+    if args.val_limit:
+        sets = {k: Subset(s, np.unique(np.linspace(0, len(s) - 1, args.val_limit).astype(int)).tolist()) for k, s in sets.items()}
     return sets
 
 
@@ -364,23 +385,24 @@ def with_semantics(network, path):
         return network
     if getattr(network.config, 'semantics', True):
         raise ValueError('--semantics: these weights are not of a P-IEANet without such features')
-    new = build_model('p_ieanet', {**network.config.to_dict(), 'semantics': True})
-    new.load_state_dict(network.state_dict(), strict=False)
+    new = extended(network, semantics=True)
     new.semantics.load_published(path)
     return new
 
 
+def extended(network, **settings):
+    """The P-IEANet with these settings changed that has the network's weights where it has such weights."""
+    new = build_model('p_ieanet', {**network.config.to_dict(), **settings})
+    new.load_state_dict(network.state_dict(), strict=False)
+    return new
+
+
 def train(args):
-    device, rank, world = setup_processes(args.device)
+    device, rank, world = start_run(args)
     main = rank == 0
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
 
-    val_sets = {name: IEA40K(data, csv, args.val_size) for name, (data, csv) in validation_sets(args).items()}
-    if args.val_limit:
-        val_sets = {k: Subset(s, np.unique(np.linspace(0, len(s) - 1, args.val_limit).astype(int)).tolist()) for k, s in val_sets.items()}
+    val_sets = open_validation_sets(args)
 
     state, last = None, args.out / 'last.pt'
     if args.resume == 'auto':
@@ -585,15 +607,11 @@ def train_tone_curve(args):
     """
     if not args.tone_curve.parent.is_dir():
         raise ValueError(f'{args.tone_curve.parent}: no such folder')
-    device, rank, world = setup_processes(args.device)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
+    device, rank, world = start_run(args)
     network = load_model(args.init)
     if network_name(network) != 'p_ieanet' or network.config.curve:
         raise ValueError(f'{args.init}: not a P-IEANet without a tone curve')
-    new = build_model('p_ieanet', {**network.config.to_dict(), 'curve': args.curve}).to(device)
-    new.load_state_dict(network.state_dict(), strict=False)
+    new = extended(network, curve=args.curve).to(device)
     loader, _, _ = training_loader(args, 0, args.steps, rank, world, device)
     numbers, maps = [], []
     with torch.inference_mode():
@@ -610,8 +628,7 @@ def train_tone_curve(args):
         dist.destroy_process_group()
     if rank == 0:
         fit_curve(new.curve.cpu(), numbers, maps, seed=args.seed)
-        val_sets = {name: IEA40K(data, csv, args.val_size) for name, (data, csv) in validation_sets(args).items()}
-        figures = validate(new.to(device).eval(), val_sets, device, args.batch_size, args.workers)
+        figures = validate(new.to(device), open_validation_sets(args), device, args.batch_size, args.workers)
         for name, found in figures.items():
             print(f'{name}: ' + '  '.join(f'{k} {v:.4f}' for k, v in found.items()), flush=True)
         save_model(new, args.tone_curve, dict(init=args.init.name, weights_id=weights_id(args.init), pictures=len(maps), validation=figures))
@@ -622,7 +639,8 @@ def main(argv=None):
     args = get_args(argv)
     handlers = {s: signal.getsignal(s) for s in STOP_SIGNALS}  # train() puts its own in their place
     try:
-        return train_score_head(args) if args.score_head else train_tone_curve(args) if args.tone_curve else train(args)
+        run = train_score_head if args.score_head else train_tone_curve if args.tone_curve else train
+        return run(args)
     except (DatasetError, ImageError, CheckpointError, TrainingError, ValueError, OSError) as e:
         print(f'train_wavelet.py: {e}', file=sys.stderr)
         return 2

@@ -70,7 +70,8 @@ class ToneCurve(nn.Module):
         """What the MLP reads: (B, COUNT), and with (B, C, any, any) features of the same picture (B, COUNT + 2 C)."""
         found = [statistics(x)]
         if context is not None:
-            found += [wide(context).mean((2, 3)), wide(context).std((2, 3))]
+            context = wide(context)
+            found += [context.mean((2, 3)), context.std((2, 3))]
         return torch.cat(found, 1)
 
     def curve(self, numbers, grey):
@@ -104,18 +105,18 @@ def fit_curve(model, numbers, maps, epochs=8, batch_size=256, pixels=256, lr=1e-
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     batch_size = min(batch_size, len(maps))
-    total, step = epochs * (len(maps) // batch_size), 0
+    total = epochs * (len(maps) // batch_size)
     warmup = max(1, min(200, total // 5))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1, (step + 1) / warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / total))))
     model.train()
     for _ in range(epochs):
         for chosen in torch.randperm(len(maps), generator=generator).split(batch_size)[:len(maps) // batch_size]:
-            for group in optimizer.param_groups:
-                group['lr'] = lr * min(1, (step + 1) / warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / total)))
             at = torch.randint(maps.shape[2], (pixels,), generator=generator)
             grey, residual, mask = maps[chosen][:, :, at].float().unbind(1)
             error = (model.curve(numbers[chosen].float(), grey) - residual).abs() * mask
             optimizer.zero_grad()
             (error.sum() / mask.sum().clamp_min(1)).backward()
             optimizer.step()
-            step += 1
+            schedule.step()
     return model.eval()
