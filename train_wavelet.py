@@ -35,7 +35,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate
 from pytorch_msssim import ssim
 from tqdm import tqdm
 
-from cli import Parser, at_least, number
+from cli import Parser, at_least, number, output_file
 from datasets.cache import CachedIEA40K
 from datasets.iea40k import IEA40K, DatasetError
 from datasets.images import ImageError
@@ -97,11 +97,11 @@ def get_args(argv=None):
     p.add_argument('--mix', type=int, nargs='+', metavar='N', help='pictures of each source in a batch: photographs first, then each --train-csv '
                    '(default: 3/4 photographs, pairs in proportion to their number)')
     p.add_argument('--out', type=Path, help='folder of the run')
-    p.add_argument('--score-head', type=Path, metavar='F', help="train only a head that regresses the CSV's score (0 to 10) from the maps of "
+    p.add_argument('--score-head', type=output_file, metavar='F', help="train only a head that regresses the CSV's score (0 to 10) from the maps of "
                    '--init, which stays as it is, and write it to F (.safetensors)')
-    p.add_argument('--tone-curve', type=Path, metavar='F', help='fit only a tone curve from statistics (models/tone_curve.py) beside the network '
+    p.add_argument('--tone-curve', type=output_file, metavar='F', help='fit only a tone curve from statistics (models/tone_curve.py) beside the network '
                    'of --init, which stays as it is, on the pictures of --steps batches, and write both to F (.safetensors)')
-    p.add_argument('--curve', type=number(below=1), default=0.3, metavar='W', help='say of that curve in the sum')
+    p.add_argument('--curve', type=number(below=1), default=0.3, metavar='W', help='say of that curve in the sum, for --tone-curve')
     p.add_argument('--preset', choices=PRESETS, default='default', help='values for all flags that default to None')
     p.add_argument('--model', choices=('p_ieanet', 'released', *NETWORKS), default='p_ieanet', help='the last ones are baselines')
     p.add_argument('--without', choices=('dwt', 'structure', 'lightness'), action='append', default=[])
@@ -170,6 +170,8 @@ def get_args(argv=None):
             p.error('--tone-curve needs --init, --steps and a --curve above 0')
         if args.score_head or args.model != 'p_ieanet':
             p.error('--tone-curve is of --model p_ieanet, and not together with --score-head')
+        if args.out or args.resume or args.accumulate > 1:
+            p.error('--tone-curve writes one file, in one go and of steps without micro-batches: not together with --out, --resume or --accumulate')
         args.late_sizes = []
         if len(args.sizes) > 1:
             p.error('--tone-curve takes one of --sizes')
@@ -361,6 +363,8 @@ def make_model(args):
     if args.wavelet != PIEANetConfig.wavelet:
         settings['wavelet'] = args.wavelet
     settings.update(args.config)
+    if 'semantics' in dict(args.config):
+        raise ValueError('--config semantics=1 would be features that know nothing: --semantics F.pth gives the file\'s')
     if not args.init:
         try:
             return with_semantics(build_model(args.model, settings), args.semantics)
@@ -383,17 +387,33 @@ def with_semantics(network, path):
     """
     if not path:
         return network
-    if getattr(network.config, 'semantics', True):
-        raise ValueError('--semantics: these weights are not of a P-IEANet without such features')
+    if network_name(network) != 'p_ieanet':
+        raise ValueError(f'--semantics: is for a P-IEANet, these weights are of {network_name(network)}')
+    if network.config.semantics:
+        raise ValueError('--semantics: these weights have such features already')
+    if network.config.curve:
+        raise ValueError('--semantics: these weights have a tone curve, which does not know such features; they come before it (--tone-curve)')
     new = extended(network, semantics=True)
     new.semantics.load_published(path)
     return new
 
 
+def name_skipped(errors):
+    """Their number; each is said."""
+    for error in errors:
+        tqdm.write(f'skipped: {error}', file=sys.stderr)
+    return len(errors)
+
+
+def count_skipped(number):
+    if number:
+        print(f'{number} samples could not be read and were skipped', file=sys.stderr)
+
+
 def extended(network, **settings):
-    """The P-IEANet with these settings changed that has the network's weights where it has such weights."""
+    """The P-IEANet with these settings changed; the parts that they name start anew, all others have the network's weights."""
     new = build_model('p_ieanet', {**network.config.to_dict(), **settings})
-    new.load_state_dict(network.state_dict(), strict=False)
+    new.load_state_dict({k: v for k, v in network.state_dict().items() if k.split('.')[0] not in settings}, strict=False)
     return new
 
 
@@ -488,9 +508,8 @@ def train(args):
                 raise TrainingError(f'loss is {losses[-1]} at step {number}, learning rate {rate:.3g}, pictures {", ".join(names)}')
         pending.clear()
     began, mark, seen, skipped = time.time(), time.time(), 0, 0
-    for error in parts[0].skipped if main and args.photos else []:
-        skipped += 1
-        tqdm.write(f'skipped: {error}', file=sys.stderr)
+    if main and args.photos:
+        skipped += name_skipped(parts[0].skipped)
     minutes_before = float(log.rows[-1]['minutes']) if main and log.rows else 0.0
     batches = iter(loader)
     bar = tqdm(total=total, initial=step, disable=not (main and sys.stderr.isatty()), unit='step')
@@ -501,9 +520,7 @@ def train(args):
         for micro in range(args.accumulate):
             batch = next(batches)
             names += batch['img_id']
-            for error in batch['skipped']:
-                skipped += 1
-                tqdm.write(f'skipped: {error}', file=sys.stderr)
+            skipped += name_skipped(batch['skipped'])
             image, residual, mask = expose_batch(batch, device, mixed(args.seed, 4, step, micro, rank), args.jitter)
             with autocast():
                 pred = model(image.to(memory_format=torch.channels_last))
@@ -567,8 +584,7 @@ def train(args):
             save_last()
             break
     bar.close()
-    if skipped:
-        print(f'{skipped} samples could not be read and were skipped', file=sys.stderr)
+    count_skipped(skipped)
     if main:
         weights = args.out / 'best.safetensors'
         if not val_sets or math.isinf(best) or not weights.exists():  # never validated, or not into this folder
@@ -583,8 +599,6 @@ def train(args):
 
 def train_score_head(args):
     """The head of a learned score (exposure/score_head.py) on the maps of --init: those are computed once, the head takes seconds."""
-    if not args.score_head.parent.is_dir():
-        raise ValueError(f'{args.score_head.parent}: no such folder')
     val_sets = validation_sets(args)
     predictor = Predictor(device=args.device, model=make_model(args))
     statistics, scores = (torch.cat(t) for t in zip(*[set_statistics(predictor, d, c) for d, c in zip(args.data, args.train_csv)]))
@@ -605,21 +619,22 @@ def train_tone_curve(args):
 
     A picture without its light is little: some hundred numbers, and of its map every fourth pixel both ways.
     """
-    if not args.tone_curve.parent.is_dir():
-        raise ValueError(f'{args.tone_curve.parent}: no such folder')
     device, rank, world = start_run(args)
-    network = load_model(args.init)
-    if network_name(network) != 'p_ieanet' or network.config.curve:
-        raise ValueError(f'{args.init}: not a P-IEANet without a tone curve')
-    new = extended(network, curve=args.curve).to(device)
-    loader, _, _ = training_loader(args, 0, args.steps, rank, world, device)
+    val_sets, network = open_validation_sets(args), make_model(args)
+    if network_name(network) != 'p_ieanet':
+        raise ValueError(f'{args.init}: holds {network_name(network)}, but a tone curve stands beside a P-IEANet')
+    new = extended(network, curve=args.curve).to(device)  # a curve that was there goes
+    loader, parts, _ = training_loader(args, 0, args.steps, rank, world, device)
     numbers, maps = [], []
+    skipped = name_skipped(parts[0].skipped) if rank == 0 and args.photos else 0
     with torch.inference_mode():
         for step, batch in enumerate(tqdm(loader, unit='batch', disable=None if rank == 0 else True)):
+            skipped += name_skipped(batch['skipped'])
             image, residual, mask = expose_batch(batch, device, mixed(args.seed, 9, step, rank), args.jitter)
             context = new.semantics(image, new.config.grid) if new.semantics else None
             numbers.append(new.curve.describe(image, context).half().cpu())
             maps.append(torch.cat((luma(image), residual, mask), 1)[..., 1::4, 1::4].flatten(2).half().cpu())
+    count_skipped(skipped)
     numbers, maps = torch.cat(numbers), torch.cat(maps)
     if world > 1:
         gathered = [None] * world
@@ -628,10 +643,11 @@ def train_tone_curve(args):
         dist.destroy_process_group()
     if rank == 0:
         fit_curve(new.curve.cpu(), numbers, maps, seed=args.seed)
-        figures = validate(new.to(device), open_validation_sets(args), device, args.batch_size, args.workers)
+        figures = validate(new.to(device), val_sets, device, args.batch_size, args.workers)
         for name, found in figures.items():
             print(f'{name}: ' + '  '.join(f'{k} {v:.4f}' for k, v in found.items()), flush=True)
-        save_model(new, args.tone_curve, dict(init=args.init.name, weights_id=weights_id(args.init), pictures=len(maps), validation=figures))
+        save_model(new, args.tone_curve, dict(init=args.init.name, weights_id=weights_id(args.init), pictures=len(maps), validation=figures,
+                                               arguments={k: str(v) for k, v in vars(args).items()}))
     return 0
 
 

@@ -96,7 +96,8 @@ class Predictor:
         compile: run the network through `torch.compile` (pays off for thousands of pictures).
         threshold: |residual| from which a pixel counts as under- or over-exposed in the shares.
         max_pixels: larger files are refused.
-        model: a network to use in place of a checkpoint: (B, 3, H, W) RGB in [0, 1] -> (B, 1, H, W).
+        model: a network to use in place of a checkpoint: (B, 3, H, W) RGB in [0, 1] -> (B, 1, H, W). It is itself put in eval mode, on
+            the device and in channels_last layout: give a copy of one that is still in training.
         score_head: a file of `train_wavelet.py --score-head`, for `learned_score`; it belongs to the weights it was trained with.
 
     Raises:

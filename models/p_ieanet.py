@@ -68,6 +68,8 @@ class PIEANetConfig:
             raise ValueError('semantics join the lightness branch, which is left out')
         if not 0 <= self.curve < 1:
             raise ValueError(f'curve is {self.curve}, accepted: 0 up to, but not including, 1')
+        if self.semantics and self.curve and self.grid < 2:
+            raise ValueError(f'grid is {self.grid}, accepted: from 2 on, where a curve reads the deviations of semantics')
         if any(k < 1 or k % 2 == 0 for k in self.kernels) or not self.kernels:
             raise ValueError(f'kernels are {self.kernels}, accepted: odd numbers')
 

@@ -44,6 +44,15 @@ def quantiles(values, count):
     return values[:, :, at.round().long()].flatten(1)
 
 
+class Standardise(nn.BatchNorm1d):
+    """Numbers less their mean, over their deviation; of a batch of one, which has no deviation, by the running ones."""
+
+    def forward(self, x):
+        if self.training and len(x) == 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, eps=self.eps)
+        return super().forward(x)
+
+
 class ToneCurve(nn.Module):
     """(B, 3, H, W) RGB on [0, 1] -> residual (B, 1, H, W), a piecewise linear function of the pixel's grey.
 
@@ -57,7 +66,7 @@ class ToneCurve(nn.Module):
     def __init__(self, width=128, knots=9, dropout=0.2, context=0):
         super().__init__()
         self.knots, numbers = knots, COUNT + 2 * context
-        self.mlp = nn.Sequential(nn.BatchNorm1d(numbers, affine=False, momentum=0.01), nn.Linear(numbers, width), nn.GELU(), nn.Dropout(dropout),
+        self.mlp = nn.Sequential(Standardise(numbers, affine=False, momentum=0.01), nn.Linear(numbers, width), nn.GELU(), nn.Dropout(dropout),
                                  nn.Linear(width, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, knots))
         self.start()
 
@@ -76,13 +85,14 @@ class ToneCurve(nn.Module):
 
     def curve(self, numbers, grey):
         """(B, *) from :meth:`describe`, grey (B, any) on [0, 1] -> residual (B, any)."""
-        values = wide(self.mlp(numbers))
+        values = wide(self.mlp(numbers.to(self.mlp[1].weight.dtype)))
         at = wide(grey) * (self.knots - 1)
         # How much of each knot's value a pixel gets, knot by knot: no (B, knots, H, W) in memory, and nothing that does not export.
         return sum(values[:, k, None] * F.relu(1 - (at - k).abs()) for k in range(self.knots))
 
     def forward(self, x, context=None):
-        return self.curve(self.describe(x, context), luma(x).flatten(1)).unflatten(1, (1, *x.shape[-2:]))
+        residual = self.curve(self.describe(x, context), luma(x).flatten(1))
+        return residual.unflatten(1, (1, *x.shape[-2:])).to(x.dtype)
 
 
 def fit_curve(model, numbers, maps, epochs=8, batch_size=256, pixels=256, lr=1e-3, weight_decay=0.05, seed=0):
@@ -92,6 +102,7 @@ def fit_curve(model, numbers, maps, epochs=8, batch_size=256, pixels=256, lr=1e-
         numbers: (N, any) of :meth:`ToneCurve.describe`.
         maps: (N, 3, P), of P pixels of each picture its grey, its residual and 1 where the label is valid.
         epochs, batch_size: passes over the pictures. pixels: that a step sees of each picture, other ones every time.
+        seed: of their order, of the pixels and of the dropout; from the same weights it is the same fit.
         lr, weight_decay: of AdamW; 200 steps of warm-up, then a cosine to a hundredth.
 
     Returns:
@@ -110,13 +121,15 @@ def fit_curve(model, numbers, maps, epochs=8, batch_size=256, pixels=256, lr=1e-
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1, (step + 1) / warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / total))))
     model.train()
-    for _ in range(epochs):
-        for chosen in torch.randperm(len(maps), generator=generator).split(batch_size)[:len(maps) // batch_size]:
-            at = torch.randint(maps.shape[2], (pixels,), generator=generator)
-            grey, residual, mask = maps[chosen][:, :, at].float().unbind(1)
-            error = (model.curve(numbers[chosen].float(), grey) - residual).abs() * mask
-            optimizer.zero_grad()
-            (error.sum() / mask.sum().clamp_min(1)).backward()
-            optimizer.step()
-            schedule.step()
+    with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
+        torch.manual_seed(seed)
+        for _ in range(epochs):
+            for chosen in torch.randperm(len(maps), generator=generator).split(batch_size)[:len(maps) // batch_size]:
+                at = torch.randint(maps.shape[2], (pixels,), generator=generator)
+                grey, residual, mask = maps[chosen][:, :, at].float().unbind(1)
+                error = (model.curve(numbers[chosen].float(), grey) - residual).abs() * mask
+                optimizer.zero_grad()
+                (error.sum() / mask.sum().clamp_min(1)).backward()
+                optimizer.step()
+                schedule.step()
     return model.eval()

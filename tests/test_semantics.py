@@ -116,7 +116,7 @@ def test_trainer(file, tmp_path, capsys):
     assert train_wavelet.make_model(train_wavelet.get_args([str(a) for a in (*common[:6], *again)])).config.semantics
     capsys.readouterr()
     assert train_wavelet.main([str(a) for a in (*common[:4], '--out', tmp_path / 'o', *common[6:], *again, '--semantics', file)]) != 0
-    assert 'without such features' in capsys.readouterr().err
+    assert 'have such features already' in capsys.readouterr().err
     (tmp_path / 'other.pth').write_bytes(b'no weights')
     for path, words in ((tmp_path / 'none.pth', 'no such file'), (tmp_path / 'other.pth', 'not the weights of EfficientNet-Lite0')):
         assert train_wavelet.main([str(a) for a in (*common[:4], '--out', tmp_path / 'o', *common[6:], '--semantics', path)]) != 0
