@@ -53,7 +53,7 @@ from models.baselines import NETWORKS
 from models.checkpoint import atomic_write, build_model, load_training_state, network_name, save_training_state, weights_id
 from models.grey import luma
 from models.p_ieanet import MIN_SIZE, PIEANetConfig
-from models.tone_curve import fit_curve
+from models.tone_curve import describe, fit_curves
 from models.wavelet import WAVELETS
 
 PRESETS = {
@@ -99,9 +99,11 @@ def get_args(argv=None):
     p.add_argument('--out', type=Path, help='folder of the run')
     p.add_argument('--score-head', type=output_file, metavar='F', help="train only a head that regresses the CSV's score (0 to 10) from the maps of "
                    '--init, which stays as it is, and write it to F (.safetensors)')
-    p.add_argument('--tone-curve', type=output_file, metavar='F', help='fit only a tone curve from statistics (models/tone_curve.py) beside the network '
+    p.add_argument('--tone-curve', type=output_file, metavar='F', help='fit only tone curves from statistics (models/tone_curve.py) beside the network '
                    'of --init, which stays as it is, on the pictures of --steps batches, and write both to F (.safetensors)')
-    p.add_argument('--curve', type=number(below=1), default=0.3, metavar='W', help='say of that curve in the sum, for --tone-curve')
+    p.add_argument('--curve', type=number(below=1), default=0.3, metavar='W', help='say of those curves in the sum, for --tone-curve')
+    p.add_argument('--kinds', type=int, nargs='+', metavar='K', help='of --tone-curve: the kind of pictures of each source, 0 (photographs), 1 ..., each '
+                   'of which gets a curve of its own; default: all of kind 0')
     p.add_argument('--preset', choices=PRESETS, default='default', help='values for all flags that default to None')
     p.add_argument('--model', choices=('p_ieanet', 'released', *NETWORKS), default='p_ieanet', help='the last ones are baselines')
     p.add_argument('--without', choices=('dwt', 'structure', 'lightness'), action='append', default=[])
@@ -182,6 +184,10 @@ def get_args(argv=None):
     sources = bool(args.photos) + len(args.train_csv)
     if args.batch_size < sources and not args.score_head:
         p.error(f'--batch-size is {args.batch_size}, but there are {sources} sources, each of which gives a picture to every batch')
+    if args.kinds and not args.tone_curve:
+        p.error('--kinds is of --tone-curve')
+    if args.kinds and (len(args.kinds) != sources or set(args.kinds) != set(range(max(args.kinds) + 1))):
+        p.error(f'--kinds needs one number for each source, {sources} in all, from 0 on without a gap')
     if args.mix and (len(args.mix) != sources or sum(args.mix) != args.batch_size or min(args.mix) < 1):
         p.error(f'--mix needs one number for each source, none below 1, {args.batch_size} in all (--batch-size)')
     if args.skip_bad and (args.cache or args.resident or args.score_head):
@@ -302,7 +308,7 @@ class Parts(ConcatDataset):
         part = int(np.searchsorted(self.cumulative_sizes, index, side='right'))
         first = self.cumulative_sizes[part - 1] if part else 0
         try:
-            return {**self.datasets[part][(index - first, *rest)], 'simulate': isinstance(self.datasets[part], Photographs)}
+            return {**self.datasets[part][(index - first, *rest)], 'simulate': isinstance(self.datasets[part], Photographs), 'part': part}
         except (DatasetError, ImageError) as e:
             if not self.skip_bad:
                 raise
@@ -615,7 +621,7 @@ def train_score_head(args):
 
 
 def train_tone_curve(args):
-    """A tone curve (models/tone_curve.py) beside the network of --init: what it sees of --steps batches is drawn once, the curve takes a minute.
+    """Tone curves (models/tone_curve.py) beside the network of --init: what they see of --steps batches is drawn once, a curve takes half a minute.
 
     A picture without its light is little: some hundred numbers, and of its map every fourth pixel both ways.
     """
@@ -623,26 +629,28 @@ def train_tone_curve(args):
     val_sets, network = open_validation_sets(args), make_model(args)
     if network_name(network) != 'p_ieanet':
         raise ValueError(f'{args.init}: holds {network_name(network)}, but a tone curve stands beside a P-IEANet')
-    new = extended(network, curve=args.curve).to(device)  # a curve that was there goes
+    kind_of = torch.tensor(args.kinds or [0] * (bool(args.photos) + len(args.train_csv)))
+    new = extended(network, curve=args.curve, kinds=int(kind_of.max()) + 1).to(device)  # a curve that was there goes
     loader, parts, _ = training_loader(args, 0, args.steps, rank, world, device)
-    numbers, maps = [], []
+    numbers, maps, kinds = [], [], []
     skipped = name_skipped(parts[0].skipped) if rank == 0 and args.photos else 0
     with torch.inference_mode():
         for step, batch in enumerate(tqdm(loader, unit='batch', disable=None if rank == 0 else True)):
             skipped += name_skipped(batch['skipped'])
             image, residual, mask = expose_batch(batch, device, mixed(args.seed, 9, step, rank), args.jitter)
             context = new.semantics(image, new.config.grid) if new.semantics else None
-            numbers.append(new.curve.describe(image, context).half().cpu())
+            numbers.append(describe(image, context).half().cpu())
+            kinds.append(kind_of[batch['part'].cpu()])
             maps.append(torch.cat((luma(image), residual, mask), 1)[..., 1::4, 1::4].flatten(2).half().cpu())
     count_skipped(skipped)
-    numbers, maps = torch.cat(numbers), torch.cat(maps)
+    numbers, maps, kinds = torch.cat(numbers), torch.cat(maps), torch.cat(kinds)
     if world > 1:
         gathered = [None] * world
-        dist.all_gather_object(gathered, (numbers, maps))
-        numbers, maps = (torch.cat(t) for t in zip(*gathered))
+        dist.all_gather_object(gathered, (numbers, maps, kinds))
+        numbers, maps, kinds = (torch.cat(t) for t in zip(*gathered))
         dist.destroy_process_group()
     if rank == 0:
-        fit_curve(new.curve.cpu(), numbers, maps, seed=args.seed)
+        fit_curves(new.curve.cpu(), numbers, maps, kinds, seed=args.seed)
         figures = validate(new.to(device), val_sets, device, args.batch_size, args.workers)
         for name, found in figures.items():
             print(f'{name}: ' + '  '.join(f'{k} {v:.4f}' for k, v in found.items()), flush=True)

@@ -51,10 +51,10 @@ train S all "$all" "3 1 2 1 2 3 2 2" --photos "$photos" "$more" --late-sizes --i
     --lr 1e-3 --warmup 100 --min-window 0.6 --seed 41 "$@"
 train T all "$all" "3 1 2 1 2 3 2 2" --photos "$photos" "$more" --late-sizes 256 --init "$out/S/best.safetensors" --steps 3200 --lr 8e-4 --warmup 60 \
     --min-window 0.6 --seed 51 "$@"
-# The curve beside it: richer in photographs, of those without the ones of packages, which are brighter.
-for set in $all; do
+# The curves beside it, one for photographs, one for brackets and panoramas; of the photographs without those of packages, which are brighter.
+for set in stacks photos stacks-frame hdri hdri-fused photos-mixed; do
     case $set in hdri*) csv=$out/$set.csv;; *) csv=$sets/$set/train.csv;; esac
     set -- "$@" --data "$sets/$set" --train-csv "$csv"
 done
-${PYTHON:-python} train_wavelet.py --photos "$photos" "$@" --mix 8 2 3 1 1 2 1 2 --batch-size 20 --jitter 1 --min-window 0.6 --sizes 128 --steps 4000 \
-    --init "$out/T/best.safetensors" --tone-curve "$out/p_ieanet.safetensors" --curve 0.3
+${PYTHON:-python} train_wavelet.py --photos "$photos" "$@" --mix 8 2 4 1 2 3 2 --kinds 0 1 0 1 1 1 0 --batch-size 22 --jitter 1 --min-window 0.6 \
+    --sizes 128 --steps 5200 --seed 71 --init "$out/T/best.safetensors" --tone-curve "$out/p_ieanet.safetensors" --curve 0.5

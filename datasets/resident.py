@@ -110,13 +110,15 @@ class ResidentLoader:
 
     def __iter__(self):
         for keys in self.batch_sampler:
-            pieces, simulate, names, offset = [], [], [], 0
-            for part in self.parts:
+            pieces, simulate, number, names, offset = [], [], [], [], 0
+            for k, part in enumerate(self.parts):
                 own = [(index - offset, seed, size) for index, seed, size in keys if offset <= index < offset + len(part.names)]
                 offset += len(part.names)
                 if own:
                     pieces.append(part.batch(own))
                     simulate += [part.simulate] * len(own)
+                    number += [k] * len(own)
                     names += [part.names[index] for index, _, _ in own]
             image, residual, mask = (torch.cat(p) for p in zip(*pieces))
-            yield dict(image=image, residual=residual, mask=mask, simulate=torch.tensor(simulate), img_id=names, skipped=[])
+            yield dict(image=image, residual=residual, mask=mask, simulate=torch.tensor(simulate), part=torch.tensor(number), img_id=names,
+                       skipped=[])

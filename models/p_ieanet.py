@@ -8,7 +8,7 @@ residual = (ideal grey - this grey) / 255 on [-1, 1]: + underexposed, 0 ideal, -
 
 Where the paper is silent we measured (benchmarks/results/runs.csv). The features of the approximation band come from a U of gated blocks,
 the structure branch sees its features normalised, and the last MLP multiplies: the residual's fine detail is the picture's own, times
-what the light asks for. Two things can be added: features of ImageNet (semantics.py), and a tone curve as a second opinion (tone_curve.py).
+what the light asks for. Two things can be added: features of ImageNet (semantics.py), and tone curves as a second opinion (tone_curve.py).
 """
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -23,7 +23,7 @@ from .haar import even, haar_dwt2d, haar_idwt2d
 from .lightness import LightnessFeatureModule
 from .semantics import CHANNELS, Semantics
 from .structure import StructureFeatureModule
-from .tone_curve import ToneCurve
+from .tone_curve import ToneCurves
 from .wavelet import WAVELETS, dwt2d, idwt2d
 
 MIN_SIZE = 32
@@ -44,7 +44,8 @@ class PIEANetConfig:
     kernels: tuple = (3, 7, 11)        # K of Eq. 6
     wavelet: str = 'haar'              # or 'db4', 'sym4'
     semantics: bool = False            # ours: what kind of picture it is, by features of ImageNet, joins the lightness branch
-    curve: float = 0.0                 # ours: the say, 0 to 1, of a tone curve from statistics beside the network; 0: none
+    curve: float = 0.0                 # ours: the say, 0 to 1, of tone curves from statistics beside the network; 0: none
+    kinds: int = 1                     # of pictures, each with a tone curve of its own
     use_dwt: bool = True               # False: pixel-unshuffle instead of the wavelet (paper's Table 3)
     use_structure: bool = True         # False: a 1x1 embedding instead of the branch
     use_lightness: bool = True         # False: a 1x1 embedding instead of the branch
@@ -68,6 +69,8 @@ class PIEANetConfig:
             raise ValueError('semantics join the lightness branch, which is left out')
         if not 0 <= self.curve < 1:
             raise ValueError(f'curve is {self.curve}, accepted: 0 up to, but not including, 1')
+        if self.kinds < 1:
+            raise ValueError(f'kinds is {self.kinds}, accepted: 1 or more')
         if self.semantics and self.curve and self.grid < 2:
             raise ValueError(f'grid is {self.grid}, accepted: from 2 on, where a curve reads the deviations of semantics')
         if any(k < 1 or k % 2 == 0 for k in self.kernels) or not self.kernels:
@@ -138,7 +141,7 @@ class PIEANet(nn.Module):
         self.narrow = nn.ModuleList(nn.Conv2d(wide, d, 1) for d, wide in zip(dims, dims[1:]))
         self.head = nn.Sequential(nn.Conv2d(dims[0] + 4, 32, 1), Gate(), nn.Conv2d(16, 1, 1))
         self.skip = nn.Conv2d(dims[0], 1, 1, bias=False)
-        self.curve = ToneCurve(context=CHANNELS * c.semantics) if c.curve else None
+        self.curve = ToneCurves(c.kinds, context=CHANNELS * c.semantics) if c.curve else None
         self.apply(init_weights)
         if c.curve:
             self.curve.start()

@@ -1,7 +1,7 @@
 """How far the statistics of a picture go: an MLP reads some numbers of it and answers with one curve, residual over grey.
 
 It sees no shapes and no places beyond a 4x4 grid. A change of exposure is one tone curve for the whole picture, so this is a strong simple
-method, and a second opinion for P-IEANet, whose error is most of all one of the level; local light is beyond it.
+method (``ToneCurve``), and a second opinion for P-IEANet, whose error is most of all one of the level (``ToneCurves``); local light is beyond it.
 """
 import math
 
@@ -65,8 +65,8 @@ class ToneCurve(nn.Module):
 
     def __init__(self, width=128, knots=9, dropout=0.2, context=0):
         super().__init__()
-        self.knots, numbers = knots, COUNT + 2 * context
-        self.mlp = nn.Sequential(Standardise(numbers, affine=False, momentum=0.01), nn.Linear(numbers, width), nn.GELU(), nn.Dropout(dropout),
+        self.count = COUNT + 2 * context  # numbers of a picture that it reads
+        self.mlp = nn.Sequential(Standardise(self.count, affine=False, momentum=0.01), nn.Linear(self.count, width), nn.GELU(), nn.Dropout(dropout),
                                  nn.Linear(width, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, knots))
         self.start()
 
@@ -75,35 +75,77 @@ class ToneCurve(nn.Module):
         nn.init.normal_(self.mlp[-1].weight, std=1e-3)
         nn.init.zeros_(self.mlp[-1].bias)
 
-    def describe(self, x, context=None):
-        """What the MLP reads: (B, COUNT), and with (B, C, any, any) features of the same picture (B, COUNT + 2 C)."""
-        found = [statistics(x)]
-        if context is not None:
-            context = wide(context)
-            found += [context.mean((2, 3)), context.std((2, 3))]
-        return torch.cat(found, 1)
-
-    def curve(self, numbers, grey):
-        """(B, *) from :meth:`describe`, grey (B, any) on [0, 1] -> residual (B, any)."""
-        values = wide(self.mlp(numbers.to(self.mlp[1].weight.dtype)))
-        at = wide(grey) * (self.knots - 1)
-        # How much of each knot's value a pixel gets, knot by knot: no (B, knots, H, W) in memory, and nothing that does not export.
-        return sum(values[:, k, None] * F.relu(1 - (at - k).abs()) for k in range(self.knots))
+    def values(self, numbers):
+        """(B, any) of :func:`describe` -> (B, knots), the residual at each."""
+        return wide(self.mlp(numbers[:, :self.count].to(self.mlp[1].weight.dtype)))
 
     def forward(self, x, context=None):
-        residual = self.curve(self.describe(x, context), luma(x).flatten(1))
-        return residual.unflatten(1, (1, *x.shape[-2:])).to(x.dtype)
+        return draw(self.values(describe(x, context)), luma(x))
 
 
-def fit_curve(model, numbers, maps, epochs=8, batch_size=256, pixels=256, lr=1e-3, weight_decay=0.05, seed=0):
-    """Train a :class:`ToneCurve` by L1 on what was drawn once: 100,000 pictures are in memory, and a pass takes seconds.
+class ToneCurves(nn.Module):
+    """(B, 3, H, W) RGB on [0, 1] -> residual (B, 1, H, W): a curve for each kind of pictures, weighed by how likely the picture is of that kind.
+
+    What is ideal depends on it: a photographer's picture may be dark, what was merged of a bracket hardly is. A kind's curve is the mean of two
+    :class:`ToneCurve`, one of which reads the statistics alone: features of few scenes are soon known by heart.
 
     Args:
-        numbers: (N, any) of :meth:`ToneCurve.describe`.
+        kinds: of pictures; 1: no weighing.
+        width: of each MLP. context: as of :class:`ToneCurve`; 0: one MLP a kind.
+    """
+
+    def __init__(self, kinds=2, width=96, context=0):
+        super().__init__()
+        self.members = nn.ModuleList(nn.ModuleList(ToneCurve(width, context=c) for c in sorted({0, context})) for _ in range(kinds))
+        count = COUNT + 2 * context
+        self.router = nn.Sequential(Standardise(count, affine=False, momentum=0.01), nn.Linear(count, 64), nn.GELU(), nn.Dropout(0.3),
+                                    nn.Linear(64, kinds)) if kinds > 1 else None
+
+    def start(self):
+        for members in self.members:
+            for member in members:
+                member.start()
+
+    def values(self, numbers):
+        """(B, any) of :func:`describe` -> (B, knots), the residual at each."""
+        each = [sum(member.values(numbers) for member in members) / len(members) for members in self.members]
+        if self.router is None:
+            return each[0]
+        likely = wide(self.router(numbers.to(self.router[1].weight.dtype))).softmax(1)
+        return sum(likely[:, k, None] * values for k, values in enumerate(each))
+
+    def forward(self, x, context=None):
+        return draw(self.values(describe(x, context)), luma(x))
+
+
+def describe(x, context=None):
+    """The numbers of pictures (B, 3, H, W): (B, COUNT), and with (B, C, any, any) features of the same pictures (B, COUNT + 2 C)."""
+    found = [statistics(x)]
+    if context is not None:
+        context = wide(context)
+        found += [context.mean((2, 3)), context.std((2, 3))]
+    return torch.cat(found, 1)
+
+
+def draw(values, grey):
+    """(B, knots) residuals at knots evenly spread over [0, 1], grey (B, ...) on [0, 1] -> residual (B, ...), in grey's type."""
+    knots = values.shape[1]
+    at = wide(grey).flatten(1) * (knots - 1)
+    # How much of each knot's value a pixel gets, knot by knot: no (B, knots, H, W) in memory, and nothing that does not export.
+    residual = sum(values[:, k, None] * F.relu(1 - (at - k).abs()) for k in range(knots))
+    return residual.unflatten(1, grey.shape[1:]).to(grey.dtype)
+
+
+def fit_curve(model, numbers, maps, weights=None, steps=4000, batch_size=256, pixels=256, lr=1e-3, weight_decay=0.05, seed=0):
+    """Train a :class:`ToneCurve` by L1 on what was drawn once: 100,000 pictures are in memory, and a thousand steps take seconds.
+
+    Args:
+        numbers: (N, any) of :func:`describe`.
         maps: (N, 3, P), of P pixels of each picture its grey, its residual and 1 where the label is valid.
-        epochs, batch_size: passes over the pictures. pixels: that a step sees of each picture, other ones every time.
-        seed: of their order, of the pixels and of the dropout; from the same weights it is the same fit.
+        weights: (N,) how often each picture is seen; None: all alike.
+        steps, batch_size: steps of so many pictures. pixels: that a step sees of each picture, other ones every time.
         lr, weight_decay: of AdamW; 200 steps of warm-up, then a cosine to a hundredth.
+        seed: of the choice of pictures and pixels and of the dropout; from the same weights it is the same fit.
 
     Returns:
         The model, in eval mode.
@@ -113,23 +155,70 @@ def fit_curve(model, numbers, maps, epochs=8, batch_size=256, pixels=256, lr=1e-
     """
     if not len(maps) or numbers.dim() != 2 or len(numbers) != len(maps) or maps.dim() != 3 or maps.shape[1] != 3:
         raise ValueError(f'numbers are {tuple(numbers.shape)} and maps {tuple(maps.shape)}, accepted: (N, any) and (N, 3, any), N > 0')
+
+    def loss(chosen, generator):
+        at = torch.randint(maps.shape[2], (pixels,), generator=generator)
+        grey, residual, mask = maps[chosen][:, :, at].float().unbind(1)
+        error = (draw(model.values(numbers[chosen].float()), grey) - residual).abs() * mask
+        return error.sum() / mask.sum().clamp_min(1)
+    return descend(model, loss, torch.ones(len(maps)) if weights is None else weights, steps, batch_size, lr, weight_decay, seed)
+
+
+def fit_router(model, numbers, kinds, steps=2000, batch_size=256, lr=1e-3, weight_decay=0.1, seed=0):
+    """Train the router of :class:`ToneCurves` to tell the kinds, (N,) of 0, 1 ..., from the numbers, each kind seen as often as any other."""
+    counts = kinds.bincount(minlength=len(model.members)).clamp_min(1)
+
+    def loss(chosen, generator):
+        return F.cross_entropy(model.router(numbers[chosen].float()), kinds[chosen])
+    descend(model.router, loss, 1 / counts[kinds], steps, batch_size, lr, weight_decay, seed)
+
+
+def fit_curves(model, numbers, maps, kinds, near=0.15, steps=4000, seed=0):
+    """Train :class:`ToneCurves`, curve by curve and the router.
+
+    Args:
+        numbers, maps: as of :func:`fit_curve`.
+        kinds: (N,) of each picture 0 (photographs), 1 ...
+        near: photographs whose mean residual is below about this are seen up to eleven times as often as those that are far off, because most
+            are nearly right.
+        steps: of each curve, half as many of the router; of few pictures less, some twenty passes.
+
+    Returns:
+        The model, in eval mode.
+
+    Raises:
+        ValueError: shapes that do not fit, or a kind without pictures.
+    """
+    if missing := set(range(len(model.members))) - set(kinds.tolist()):
+        raise ValueError(f'no picture is of kind {min(missing)}')
+    steps = min(steps, 100 + 20 * len(maps) // 256)
+    valid = maps[:, 2].float()
+    level = (maps[:, 1].float() * valid).sum(1) / valid.sum(1).clamp_min(1)
+    for kind, members in enumerate(model.members):
+        weights = (kinds == kind).float()
+        if kind == 0:
+            weights *= 0.1 + torch.exp(-(level / near) ** 2)
+        for number, member in enumerate(members):
+            fit_curve(member, numbers, maps, weights, steps, seed=seed + 10 * kind + number)
+    if model.router is not None:
+        fit_router(model, numbers, kinds, steps // 2, seed=seed)
+    return model.eval()
+
+
+def descend(model, loss, weights, steps, batch_size, lr, weight_decay, seed):
+    """AdamW on loss(the batch's pictures, generator), pictures drawn by their weights, with warm-up and cosine. Returns the model in eval mode."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
-    batch_size = min(batch_size, len(maps))
-    total = epochs * (len(maps) // batch_size)
-    warmup = max(1, min(200, total // 5))
+    warmup = max(1, min(200, steps // 5))
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1, (step + 1) / warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / total))))
+        optimizer, lambda step: min(1, (step + 1) / warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps))))
     model.train()
     with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
         torch.manual_seed(seed)
-        for _ in range(epochs):
-            for chosen in torch.randperm(len(maps), generator=generator).split(batch_size)[:len(maps) // batch_size]:
-                at = torch.randint(maps.shape[2], (pixels,), generator=generator)
-                grey, residual, mask = maps[chosen][:, :, at].float().unbind(1)
-                error = (model.curve(numbers[chosen].float(), grey) - residual).abs() * mask
-                optimizer.zero_grad()
-                (error.sum() / mask.sum().clamp_min(1)).backward()
-                optimizer.step()
-                schedule.step()
+        for _ in range(steps):
+            chosen = torch.multinomial(weights, batch_size, replacement=True, generator=generator)
+            optimizer.zero_grad()
+            loss(chosen, generator).backward()
+            optimizer.step()
+            schedule.step()
     return model.eval()

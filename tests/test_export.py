@@ -10,7 +10,8 @@ from models.haar import haar_dwt2d, haar_idwt2d
 from models.p_ieanet import inverse_polyphase, polyphase
 from tests_support import SMALL, awake
 
-VARIANTS = {'full': {}, 'curve': {'curve': 0.4}, 'one level': {'levels': 1, 'structure_widths': (8,), 'down': (1, 1)}, 'no dwt': {'use_dwt': False},
+VARIANTS = {'full': {}, 'curves': {'curve': 0.4, 'kinds': 2}, 'curves with semantics': {'curve': 0.4, 'kinds': 2, 'semantics': True},
+            'one level': {'levels': 1, 'structure_widths': (8,), 'down': (1, 1)}, 'no dwt': {'use_dwt': False},
             'db4': {'wavelet': 'db4'}, 'no structure': {'use_structure': False}, 'no lightness': {'use_lightness': False}}
 
 

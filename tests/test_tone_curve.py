@@ -6,21 +6,27 @@ from test_train import make_set
 
 import train_wavelet
 from models import PIEANet, PIEANetConfig, load_model, save_model
-from models.grey import luma
 from models.semantics import CHANNELS
-from models.tone_curve import COUNT, ToneCurve, fit_curve
+from models.tone_curve import COUNT, ToneCurve, ToneCurves, describe, draw, fit_curve, fit_curves
+
+
+def small(**settings):
+    """Untrained, with curves that have something to say."""
+    torch.manual_seed(0)
+    net = PIEANet(PIEANetConfig(**SMALL, **settings)).eval()
+    for members in net.curve.members if net.curve else []:
+        for member in members:
+            torch.nn.init.normal_(member.mlp[-1].weight, std=0.1)
+    return net
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('semantics', [False, True])
-def test_the_map_is_a_mean_of_two_opinions(semantics):
-    torch.manual_seed(0)
-    net = PIEANet(PIEANetConfig(**SMALL, semantics=semantics, curve=0.25)).eval()
-    net.curve.mlp[-1].weight.normal_(std=0.1)
-    plain = PIEANet(PIEANetConfig(**SMALL, semantics=semantics)).eval()
+@pytest.mark.parametrize('settings', [{}, {'semantics': True}, {'kinds': 3}, {'semantics': True, 'kinds': 2}], ids=str)
+def test_the_map_is_a_mean_of_two_opinions(settings):
+    net, plain = small(curve=0.25, **settings), small(**settings)
     plain.load_state_dict({k: v for k, v in net.state_dict().items() if not k.startswith('curve.')})
     x = torch.rand(2, 3, 40, 56)
-    context = net.semantics(x, net.config.grid) if semantics else None
+    context = net.semantics(x, net.config.grid) if net.semantics else None
     opinion = net.curve(x, context)
     assert opinion.shape == (2, 1, 40, 56) and opinion.std() > 1e-3
     assert torch.allclose(net(x), 0.75 * plain(x) + 0.25 * opinion, atol=1e-6)
@@ -29,42 +35,73 @@ def test_the_map_is_a_mean_of_two_opinions(semantics):
 
 
 def test_settings_of_the_curve():
-    for wrong in (-0.1, 1.0):
-        with pytest.raises(ValueError, match='curve'):
-            PIEANetConfig(curve=wrong)
+    for wrong in (dict(curve=-0.1), dict(curve=1.0), dict(curve=0.3, kinds=0), dict(curve=0.3, semantics=True, grid=1)):
+        with pytest.raises(ValueError, match='is (-0.1|1|0)'):
+            PIEANetConfig(**wrong)
 
 
 @torch.no_grad()
 def test_a_curve_passes_through_its_knots():
-    net = ToneCurve(width=8, knots=5).eval()
-    net.mlp[-1].weight.zero_()
-    net.mlp[-1].bias.copy_(torch.tensor([0.5, 0.1, 0.0, -0.2, -0.6]))
-    found = net.curve(torch.rand(1, COUNT), torch.tensor([[0.0, 0.25, 0.375, 0.5, 0.75, 1.0]]))
-    assert torch.allclose(found, torch.tensor([[0.5, 0.1, 0.05, 0.0, -0.2, -0.6]]), atol=1e-6)
+    values, grey = torch.tensor([[0.5, 0.1, 0.0, -0.2, -0.6]]), torch.tensor([[[0.0, 0.25, 0.375], [0.5, 0.75, 1.0]]])
+    assert torch.allclose(draw(values, grey), torch.tensor([[[0.5, 0.1, 0.05], [0.0, -0.2, -0.6]]]), atol=1e-6)
 
 
-def test_fit_finds_what_the_numbers_tell():
-    """Pictures whose first number is what their residual is made of."""
+@torch.no_grad()
+def test_kinds_are_weighed_by_the_router():
     torch.manual_seed(0)
-    numbers, grey = torch.randn(512, COUNT), torch.rand(512, 40)
+    net = ToneCurves(kinds=2, width=8, context=3).eval()
+    numbers = describe(torch.rand(2, 3, 40, 56), torch.rand(2, 3, 4, 4))
+    assert numbers.shape == (2, COUNT + 6)
+    for kind, members in enumerate(net.members):
+        for member, value in zip(members, (0.1, 0.3)):
+            member.mlp[-1].weight.zero_()
+            member.mlp[-1].bias.fill_((-1) ** kind * value)
+    net.router[-1].weight.zero_()
+    net.router[-1].bias.copy_(torch.tensor([3.0, 1.0]).log())
+    assert torch.allclose(net.values(numbers), torch.full((2, 9), 0.75 * 0.2 - 0.25 * 0.2), atol=1e-6)
+    assert len(ToneCurves(kinds=2).members[0]) == 1 and ToneCurves(kinds=1).router is None
+
+
+def told(count=512):
+    """Pictures whose first number is what their residual is made of: (numbers, maps)."""
+    torch.manual_seed(0)
+    numbers, grey = torch.randn(count, COUNT), torch.rand(count, 40)
     residual = 0.2 * numbers[:, :1] * (1 - grey)
     maps = torch.stack((grey, residual, torch.ones_like(grey)), 1)
     maps[:, 1, ::2], maps[:, 2, ::2] = 9, 0  # not valid: whatever stands there
-    net = fit_curve(ToneCurve(width=32, dropout=0.0), numbers, maps, epochs=60, batch_size=64, pixels=32, lr=3e-3)
+    return numbers, maps, residual
+
+
+def test_fit_finds_what_the_numbers_tell():
+    numbers, maps, residual = told()
+    net = fit_curve(ToneCurve(width=32, dropout=0.0), numbers, maps, steps=480, batch_size=64, pixels=32, lr=3e-3)
     with torch.no_grad():
-        assert not net.training and (net.curve(numbers, grey) - residual).abs().mean() < 0.3 * residual.abs().mean()
+        assert not net.training and (draw(net.values(numbers), maps[:, 0]) - residual).abs().mean() < 0.3 * residual.abs().mean()
     for n, m in ((numbers[:3], maps), (numbers, maps[:, :2]), (numbers[:0], maps[:0])):
         with pytest.raises(ValueError, match='accepted'):
             fit_curve(net, n, m)
 
 
+def test_fit_of_two_kinds():
+    """The same numbers mean the opposite in pictures of the other kind, which the last numbers give away."""
+    numbers, maps, residual = told(2048)
+    kinds = (numbers[:, -1] > 0).long()
+    numbers[:, -8:] += 3 * kinds[:, None]
+    sign = (1 - 2 * kinds)[:, None]
+    maps[:, 1] *= sign
+    net = fit_curves(ToneCurves(kinds=2, width=32), numbers, maps, kinds)
+    with torch.no_grad():
+        assert not net.training and (net.router(numbers).argmax(1) == kinds).float().mean() > 0.9
+        found = draw(net.values(numbers), maps[:, 0])
+    assert (found - sign * residual).abs().mean() < 0.7 * residual.abs().mean()
+    with pytest.raises(ValueError, match='no picture is of kind 1'):
+        fit_curves(net, numbers, maps, torch.zeros_like(kinds))
+
+
 @torch.no_grad()
 @pytest.mark.parametrize('kind, close', [(torch.float16, 2e-3), (torch.bfloat16, 0.02)])
 def test_half_precision(kind, close):
-    torch.manual_seed(0)
-    net = PIEANet(PIEANetConfig(**SMALL, semantics=True, curve=0.25)).eval()
-    net.curve.mlp[-1].weight.normal_(std=0.1)
-    x = torch.rand(2, 3, 40, 56)
+    net, x = small(semantics=True, curve=0.25, kinds=2), torch.rand(2, 3, 40, 56)
     wanted, found = net(x), net.to(kind)(x.to(kind))
     assert found.dtype == kind and (found.float() - wanted).abs().max() < close
 
@@ -72,11 +109,12 @@ def test_half_precision(kind, close):
 def test_trains_with_one_picture():
     """A batch of one has no deviation: the running ones stand in, and stay."""
     torch.manual_seed(0)
-    net = ToneCurve().train()
+    net = ToneCurves().train()
     net(torch.rand(4, 3, 40, 56))
-    before = net.mlp[0].running_mean.clone()
+    norm = net.router[0]
+    before = norm.running_mean.clone()
     net(torch.rand(1, 3, 40, 56)).sum().backward()
-    assert torch.equal(net.mlp[0].running_mean, before) and net.mlp[-1].weight.grad.abs().max() > 0
+    assert torch.equal(norm.running_mean, before) and norm.running_var.std() > 0 and net.members[1][0].mlp[-1].weight.grad.abs().max() > 0
 
 
 def test_fit_is_its_seeds():
@@ -87,7 +125,7 @@ def test_fit_is_its_seeds():
         torch.manual_seed(other)
         net = ToneCurve(width=8)
         net.load_state_dict(start)
-        found.append(fit_curve(net, numbers, maps, epochs=2, batch_size=16, seed=seed).mlp[-1].weight)
+        found.append(fit_curve(net, numbers, maps, steps=8, batch_size=16, seed=seed).mlp[-1].weight)
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
@@ -107,28 +145,30 @@ def test_trainer(tmp_path, common, capsys, semantics):
     torch.manual_seed(0)
     save_model(PIEANet(PIEANetConfig(**SMALL, semantics=semantics)), tmp_path / 'plain.safetensors')
     plain, both = load_model(tmp_path / 'plain.safetensors').eval(), tmp_path / 'both.safetensors'
-    fit = [*common, '--init', tmp_path / 'plain.safetensors', '--tone-curve', both, '--steps', 4, '--curve', 0.3]
+    two = [*common[:2], *common[:4], '--train-csv', *common[3:]]  # the same set as two sources
+    fit = [*two, '--init', tmp_path / 'plain.safetensors', '--tone-curve', both, '--steps', 4, '--curve', 0.3, '--kinds', 0, 1]
     assert run(*fit) == 0
     assert 'mae' in capsys.readouterr().out
     net = load_model(both)
-    assert net.config.curve == 0.3 and net.provenance['pictures'] == 8 and net.provenance['arguments']['steps'] == '4'
+    assert net.config.curve == 0.3 and net.config.kinds == 2 and net.provenance['pictures'] == 8 and net.provenance['arguments']['steps'] == '4'
     state = net.state_dict()
-    assert all(torch.equal(state[k], v) for k, v in plain.state_dict().items())  # the network stays as it is
-    assert net.curve.mlp[0].running_var.std() > 0  # and the curve has seen something,
-    assert len(net.curve.mlp[0].running_var) == COUNT + 2 * CHANNELS * semantics and net.curve.mlp[0].running_var.min() < 0.999  # of all its numbers
+    assert all(torch.equal(state[k], v) for k, v in plain.state_dict().items())  # the network stays as it is,
+    for members in net.curve.members:  # and the curves have seen something, the second of all its numbers
+        assert [len(m.mlp[0].running_var) for m in members] == [COUNT, COUNT + 2 * CHANNELS][:1 + semantics]
+        assert all(m.mlp[0].running_var.std() > 0 and m.mlp[0].running_var.min() < 0.999 and m.mlp[-1].bias.abs().max() > 0 for m in members)
     with torch.no_grad():
         x = torch.rand(1, 3, 40, 40)
         context = net.semantics(x, net.config.grid) if semantics else None
-        assert torch.allclose(net(x), 0.7 * plain(x) + 0.3 * net.curve(x, context), atol=1e-6) and luma(x).shape == net(x).shape
-    # Beside weights that have a curve, a new one takes its place: from the same draws it is the same, with another say.
-    again = [*common, '--init', both, '--tone-curve', tmp_path / 'again.safetensors', '--steps', 4, '--curve', 0.5]
-    assert run(*again) == 0
+        assert torch.allclose(net(x), 0.7 * plain(x) + 0.3 * net.curve(x, context), atol=1e-6)
+    # Beside weights that have curves, new ones take their place.
+    assert run(*common, '--init', both, '--tone-curve', tmp_path / 'again.safetensors', '--steps', 4, '--curve', 0.5) == 0
     new = load_model(tmp_path / 'again.safetensors')
-    assert new.config.curve == 0.5 and new.provenance['init'] == 'both.safetensors'
-    assert all(torch.equal(v, state[k]) for k, v in new.state_dict().items() if not k.startswith('curve.mlp'))
+    assert new.config.curve == 0.5 and new.config.kinds == 1 and new.provenance['init'] == 'both.safetensors'
+    assert all(torch.equal(v, state[k]) for k, v in new.state_dict().items() if not k.startswith('curve.'))
     # And the whole goes on training, down to one picture at a time.
     assert run(*common, '--init', both, '--out', tmp_path / 'run', '--steps', 2, '--batch-size', 1) == 0
-    assert not torch.equal(load_model(tmp_path / 'run' / 'best.safetensors').curve.mlp[-1].weight, net.curve.mlp[-1].weight)
+    name = 'curve.members.1.0.mlp.7.weight'
+    assert not torch.equal(load_model(tmp_path / 'run' / 'best.safetensors').state_dict()[name], state[name])
 
 
 def test_trainer_says_what_it_cannot_do(tmp_path, common, capsys):
@@ -144,6 +184,9 @@ def test_trainer_says_what_it_cannot_do(tmp_path, common, capsys):
     for words in (right[:2], [*right, '--sizes', 40, 64], [*right, '--model', 'nafnet'], [*right, '--score-head', tmp_path / 'y'], [*right, '--curve', 0],
                   [*right, '--out', tmp_path], [*right, '--resume', 'auto'], [*right, '--accumulate', 2]):
         assert '--tone-curve' in refused(*words)
+    for kinds in ((0, 0), (1,), (-1,)):
+        assert '--kinds' in refused(*right, '--kinds', *kinds)
+    assert '--kinds' in refused('--out', 'o', '--kinds', 0)
     assert 'no such folder' in refused('--tone-curve', tmp_path / 'none' / 'x', *right[2:])
 
     def fault(*words):
@@ -153,8 +196,6 @@ def test_trainer_says_what_it_cannot_do(tmp_path, common, capsys):
     assert 'none.csv' in fault(*right, '--val-csv', tmp_path / 'set' / 'none.csv')
     assert 'a tone curve, which does not know such features' in fault(*right, '--semantics', tmp_path / 'lite0.pth')
     assert '--semantics F.pth' in fault('--out', tmp_path / 'o', '--config', 'semantics=1')
-    with pytest.raises(ValueError, match='grid is 1'):
-        PIEANetConfig(semantics=True, curve=0.3, grid=1)
 
 
 def test_trainer_names_what_it_skips(tmp_path, common, capsys):
