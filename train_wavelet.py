@@ -186,7 +186,8 @@ def get_args(argv=None):
         p.error(f'--batch-size is {args.batch_size}, but there are {sources} sources, each of which gives a picture to every batch')
     if args.kinds and not args.tone_curve:
         p.error('--kinds is of --tone-curve')
-    if args.kinds and (len(args.kinds) != sources or set(args.kinds) != set(range(max(args.kinds) + 1))):
+    args.kinds = args.kinds or [0] * sources
+    if len(args.kinds) != sources or set(args.kinds) != set(range(max(args.kinds) + 1)):
         p.error(f'--kinds needs one number for each source, {sources} in all, from 0 on without a gap')
     if args.mix and (len(args.mix) != sources or sum(args.mix) != args.batch_size or min(args.mix) < 1):
         p.error(f'--mix needs one number for each source, none below 1, {args.batch_size} in all (--batch-size)')
@@ -369,8 +370,8 @@ def make_model(args):
     if args.wavelet != PIEANetConfig.wavelet:
         settings['wavelet'] = args.wavelet
     settings.update(args.config)
-    if 'semantics' in dict(args.config):
-        raise ValueError('--config semantics=1 would be features that know nothing: --semantics F.pth gives the file\'s')
+    if 'semantics' in settings:
+        raise ValueError("--config semantics=1 would be features that know nothing: --semantics F.pth gives the file's")
     if not args.init:
         try:
             return with_semantics(build_model(args.model, settings), args.semantics)
@@ -402,6 +403,11 @@ def with_semantics(network, path):
     new = extended(network, semantics=True)
     new.semantics.load_published(path)
     return new
+
+
+def recorded(args):
+    """The flags of a run, as they stand in its files."""
+    return {k: str(v) for k, v in vars(args).items()}
 
 
 def name_skipped(errors):
@@ -501,7 +507,7 @@ def train(args):
             save_training_state(last, dict(model=network.state_dict(), optimizer=optimizer.state_dict(), scaler=scaler.state_dict(),
                                            ema=ema.state_dict() if ema else None, step=step, best=best, since_best=since_best,
                                            losses=losses, norms=norms,  # of the epoch so far, for log.csv
-                                           config=network.config.to_dict(), arguments={k: str(v) for k, v in vars(args).items()}))
+                                           config=network.config.to_dict(), arguments=recorded(args)))
 
     losses, norms = (list(state.get(k, [])) if state else [] for k in ('losses', 'norms'))
     pending = []  # (step, learning rate, pictures, loss, gradient norm) of steps that a GPU may still be at: asking for a figure waits for it
@@ -569,7 +575,7 @@ def train(args):
                 since_best = 0 if score < best else since_best + 1
                 if score < best and main:
                     save_model(averaged, args.out / 'best.safetensors',
-                               dict(step=step, validation=figures, arguments={k: str(v) for k, v in vars(args).items()}))
+                               dict(step=step, validation=figures, arguments=recorded(args)))
                 best = min(best, score)
                 if main:
                     writer.add_image('input, label, prediction', panel(averaged, val_sets.values(), device), step)
@@ -629,10 +635,9 @@ def train_tone_curve(args):
     val_sets, network = open_validation_sets(args), make_model(args)
     if network_name(network) != 'p_ieanet':
         raise ValueError(f'{args.init}: holds {network_name(network)}, but a tone curve stands beside a P-IEANet')
-    kind_of = torch.tensor(args.kinds or [0] * (bool(args.photos) + len(args.train_csv)))
-    new = extended(network, curve=args.curve, kinds=int(kind_of.max()) + 1).to(device)  # a curve that was there goes
+    new = extended(network, curve=args.curve, kinds=max(args.kinds) + 1).to(device)  # a curve that was there goes
     loader, parts, _ = training_loader(args, 0, args.steps, rank, world, device)
-    numbers, maps, kinds = [], [], []
+    numbers, maps, kinds, kind_of = [], [], [], torch.tensor(args.kinds)
     skipped = name_skipped(parts[0].skipped) if rank == 0 and args.photos else 0
     with torch.inference_mode():
         for step, batch in enumerate(tqdm(loader, unit='batch', disable=None if rank == 0 else True)):
@@ -655,7 +660,7 @@ def train_tone_curve(args):
         for name, found in figures.items():
             print(f'{name}: ' + '  '.join(f'{k} {v:.4f}' for k, v in found.items()), flush=True)
         save_model(new, args.tone_curve, dict(init=args.init.name, weights_id=weights_id(args.init), pictures=len(maps), validation=figures,
-                                               arguments={k: str(v) for k, v in vars(args).items()}))
+                                               arguments=recorded(args)))
     return 0
 
 

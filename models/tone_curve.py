@@ -45,9 +45,10 @@ def quantiles(values, count):
 
 
 class Standardise(nn.BatchNorm1d):
-    """Numbers less their mean, over their deviation; of a batch of one, which has no deviation, by the running ones."""
+    """Numbers of any type less their mean, over their deviation, in the module's own; of a batch of one, which has no deviation, by the running ones."""
 
     def forward(self, x):
+        x = x.to(self.running_mean.dtype)
         if self.training and len(x) == 1:
             return F.batch_norm(x, self.running_mean, self.running_var, eps=self.eps)
         return super().forward(x)
@@ -77,7 +78,7 @@ class ToneCurve(nn.Module):
 
     def values(self, numbers):
         """(B, any) of :func:`describe` -> (B, knots), the residual at each."""
-        return wide(self.mlp(numbers[:, :self.count].to(self.mlp[1].weight.dtype)))
+        return wide(self.mlp(numbers[:, :self.count]))
 
     def forward(self, x, context=None):
         return draw(self.values(describe(x, context)), luma(x))
@@ -111,7 +112,7 @@ class ToneCurves(nn.Module):
         each = [sum(member.values(numbers) for member in members) / len(members) for members in self.members]
         if self.router is None:
             return each[0]
-        likely = wide(self.router(numbers.to(self.router[1].weight.dtype))).softmax(1)
+        likely = wide(self.router(numbers)).softmax(1)
         return sum(likely[:, k, None] * values for k, values in enumerate(each))
 
     def forward(self, x, context=None):
