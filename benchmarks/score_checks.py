@@ -5,14 +5,17 @@
     python benchmarks/score_checks.py ... --score-head head.safetensors --out benchmarks/results/score_checks.csv
 
 Of series it prints how often the score falls from +-1 to +-4 EV (at every step, and from end to end), how often under and over are told
-right (by the sign of the mean residual; and by which of the two shares is larger), and how often the picture as it was scores best. Of
-both kinds: Kendall's tau-b within each scene between the score and minus the picture's true distance, the mean |label|; and PLCC and SRCC
+right (by `result.direction`; by the sign of the mean residual; by which of the two shares is larger), and how often the picture as it was
+scores best. Of both kinds: Kendall's tau-b within each scene between the score and minus the picture's true distance, the mean |label|; and PLCC and SRCC
 with the CSV's score. Shares have 95 % Wilson intervals; the mean of tau has a bootstrap's over scenes.
 
     python benchmarks/score_checks.py --thresholds --data sets/photos --csv sets/photos/val.csv --scenes 46      how THRESHOLD was chosen
 
-prints for several thresholds how well "over" finds the pixels in which a channel clips (252 and more; below 248 in the reference), and
-"under" those that are crushed (all channels 12 and less; above 30 in the reference), at -3 .. +3 EV: the mean of recall and specificity.
+    python benchmarks/score_checks.py --balances --data sets/photos --csv sets/photos/val.csv      how BALANCE was chosen
+
+The first prints for several thresholds how well "over" finds the pixels in which a channel clips (252 and more; below 248 in the reference), and
+"under" those that are crushed (all channels 12 and less; above 30 in the reference), at -3 .. +3 EV: the mean of recall and specificity. The second
+prints how often under and over are told right when a picture counts as under from several mean residuals on.
 """
 import argparse
 import sys
@@ -50,7 +53,7 @@ def judge(predictor, dataset):
                     label = label[read_array(validity, (np.uint8, np.bool_), 'uint8') > 0]
                 rows.append({'img_id': row['img_id'], 'ref_id': row['ref_id'], 'ev': exposure_of(row['img_id']), 'given': row['score'],
                              'distance': float(np.abs(label).mean()), 'score': result.score, 'learned': result.learned_score,
-                             'mean_residual': result.mean_residual, 'under': result.share_under, 'over': result.share_over})
+                             'mean_residual': result.mean_residual, 'direction': result.direction, 'under': result.share_under, 'over': result.share_over})
     return rows
 
 
@@ -74,6 +77,13 @@ def agreement(predictor, dataset, thresholds=(0.03, 0.05, 0.07, 0.08, 0.1, 0.12,
                 off[i] += (np.abs(residual) > threshold).sum(), residual.size
     balanced = (counts[..., 0] / counts[..., 1] + counts[..., 2] / counts[..., 3]) / 2
     return [(t, *b, b.mean(), o[0] / o[1]) for t, b, o in zip(thresholds, balanced, off)]
+
+
+def balances(rows, cuts=(-0.02, -0.01, 0.0, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05)):
+    """Rows (cut, share told right at -1, +1, +-1, +-2 EV) of :func:`judge`'s: "under" from this mean residual on, else "over"."""
+    def right(cut, *evs):
+        return float(np.mean([(row['mean_residual'] > cut) == (row['ev'] < 0) for row in rows if row['ev'] in evs]))
+    return [(cut, right(cut, -1), right(cut, 1), right(cut, -1, 1), right(cut, -2, 2)) for cut in cuts]
 
 
 def share(hits):
@@ -126,6 +136,7 @@ def series_figures(rows, key='score'):
     if key == 'score':
         for ev in (1, 2, 3, 4):
             pictures = [(side, s[side * ev]) for s in series for side in (-1, 1) if side * ev in s]
+            add(f'direction, +-{ev} EV', [row['direction'] == ('under' if side < 0 else 'over') for side, row in pictures])
             add(f'direction by sign of the mean, +-{ev} EV', [row['mean_residual'] * side < 0 for side, row in pictures])
             add(f'direction by the larger share, +-{ev} EV', [(row['over'] - row['under']) * side > 0 for side, row in pictures])
     return figures
@@ -151,6 +162,7 @@ def main(argv=None):
     p.add_argument('--score-head', type=Path, help='also check the learned score of this file')
     p.add_argument('--scenes', type=int, default=0, metavar='N', help='only N scenes of each set, evenly chosen; 0: all')
     p.add_argument('--thresholds', action='store_true', help='only the agreement of over and under with clipped and crushed pixels')
+    p.add_argument('--balances', action='store_true', help='only how often the direction is right, from several mean residuals on')
     p.add_argument('--device', default='auto')
     p.add_argument('--out', type=output_file, help='write the figures here, CSV')
     args = p.parse_args(argv)
@@ -170,6 +182,15 @@ def main(argv=None):
                 for figures in agreement(predictor, dataset):
                     print('{:9.2f}  {:12.3f}  {:13.3f}  {:5.3f}  {:16.3f}'.format(*figures), flush=True)
                     names = ('threshold', 'over_clipped', 'under_crushed', 'mean', 'off_at_0_ev')
+                    table.append({'set': f'{data.name}/{split.stem}', 'scenes': len(scenes_of(dataset.rows)), 'weights': args.checkpoint.name,
+                                  **{name: f'{figure:.4f}' for name, figure in zip(names, figures)}})
+                continue
+            if args.balances:  # further off, every cut is right
+                dataset.rows = [row for row in dataset.rows if exposure_of(row['img_id']) in (-2, -1, 1, 2)]
+                print(f'{data.name}/{split.stem}, {args.checkpoint.name}\nbalance  -1 EV  +1 EV  +-1 EV  +-2 EV')
+                for figures in balances(judge(predictor, dataset)):
+                    print('{:7.3f}  {:5.3f}  {:5.3f}   {:5.3f}   {:5.3f}'.format(*figures), flush=True)
+                    names = ('balance', 'at_-1_ev', 'at_1_ev', 'at_1_ev_both', 'at_2_ev_both')
                     table.append({'set': f'{data.name}/{split.stem}', 'scenes': len(scenes_of(dataset.rows)), 'weights': args.checkpoint.name,
                                   **{name: f'{figure:.4f}' for name, figure in zip(names, figures)}})
                 continue

@@ -8,6 +8,9 @@ import numpy as np
 # |residual| from which a pixel counts as under- or over-exposed; the paper states none. A tenth of the grey
 # scale is a difference that one sees at once side by side.
 THRESHOLD = 0.1
+# Mean residual above which a picture counts as too dark on the whole, and below which as too bright. The shipped weights expect pictures
+# a little brighter than they are; validation chose it (benchmarks/score_checks.py --balances).
+BALANCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,11 @@ class Scores:
     share_under: float
     share_over: float
     threshold: float = THRESHOLD
+
+    @property
+    def direction(self) -> str:
+        """'under' or 'over': which way the picture is off on the whole. Of one that is hardly off it says little."""
+        return 'under' if self.mean_residual > BALANCE else 'over'
 
     @property
     def mean_under(self) -> float:

@@ -15,11 +15,12 @@ import score_checks  # noqa: E402
 import well_exposed  # noqa: E402
 import working_size  # noqa: E402
 from datasets.build import main as build  # noqa: E402
+from exposure.scoring import Scores  # noqa: E402
 
 
 def series(scene, scores, mean=lambda ev: -0.1 * ev):
     return [{'img_id': f'{scene}_{ev}', 'ref_id': scene, 'ev': ev, 'given': 10 - abs(ev), 'distance': 0.1 * abs(ev), 'score': score,
-             'mean_residual': mean(ev), 'under': max(0.0, mean(ev)), 'over': max(0.0, -mean(ev))}
+             'mean_residual': mean(ev), 'direction': Scores(0, mean(ev), 0, 0, 0).direction, 'under': max(0.0, mean(ev)), 'over': max(0.0, -mean(ev))}
             for ev, score in zip(range(-4, 5), scores)]
 
 
@@ -28,7 +29,7 @@ GOOD = [6, 7, 8, 9, 10, 9, 8, 7, 6]
 
 def test_series_that_are_right():
     figures = score_checks.series_figures(series('a', GOOD) + series('b', GOOD))
-    assert len(figures) == 6 + 8 and all(figure[0] == 1 for figure in figures.values())
+    assert len(figures) == 6 + 12 and all(figure[0] == 1 for figure in figures.values())
     assert figures['direction by sign of the mean, +-1 EV'][3] == 4 and figures['is best at 0 EV'][3] == 2
 
 
@@ -43,6 +44,14 @@ def test_a_bump_a_shifted_peak_and_a_wrong_direction_are_counted():
     assert figures['falls at every step, -1 to -4 and +1 to +4 EV'][0] == pytest.approx(2 / 3)
     assert figures['is best at 0 EV'][0] == pytest.approx(2 / 3)
     assert figures['direction by sign of the mean, +-1 EV'][0] == pytest.approx(5 / 6)
+    assert figures['direction, +-1 EV'][0] == 1  # 0.01 is not yet too dark
+
+
+def test_balances_count_both_sides():
+    rows = series('a', GOOD) + series('b', GOOD, mean=lambda ev: 0.03 - 0.1 * ev / 4)
+    figures = {cut: rates for cut, *rates in score_checks.balances(rows)}
+    assert figures[0.0] == [1, 0.5, 0.75, 1] and figures[0.02] == [1, 1, 1, 1]  # at -1 and +1 EV the second has .055 and .005
+    assert figures[0.04] == [1, 1, 1, 1] and figures[-0.01] == figures[0.0]
 
 
 def test_brackets_have_tau_and_no_series_figures():
@@ -82,6 +91,13 @@ def test_thresholds_command(tmp_path, weights, exposed, capsys):
     rows = list(csv.DictReader((tmp_path / 'out.csv').open()))
     assert [float(row['threshold']) for row in rows][:2] == [0.03, 0.05] and all(0 <= float(row['mean']) <= 1 for row in rows)
     assert f'{float(rows[0]["over_clipped"]):.3f}' in capsys.readouterr().out
+
+
+def test_balances_command(tmp_path, weights, exposed, capsys):
+    score_checks.main(['--balances', *exposed, '--checkpoint', str(weights), '--device', 'cpu', '--out', str(tmp_path / 'out.csv')])
+    rows = list(csv.DictReader((tmp_path / 'out.csv').open()))
+    assert len(rows) == 11 and {row['scenes'] for row in rows} == {'1'} and all(0 <= float(row['at_1_ev_both']) <= 1 for row in rows)
+    assert 'balance  -1 EV' in capsys.readouterr().out
 
 
 def test_working_size_command(tmp_path, weights, exposed, capsys):

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from exposure.scoring import THRESHOLD, Scores, score_map, worst_region, zone_shares, zones
+from exposure.scoring import BALANCE, THRESHOLD, Scores, score_map, worst_region, zone_shares, zones
 
 
 def noise(shape=(30, 41), seed=0):
@@ -22,6 +22,11 @@ def test_hand_worked():
 def test_ideal_and_worst():
     assert score_map(np.zeros((3, 4), np.float32)) == Scores(10, 0, 0, 0, 0)
     assert score_map(np.full((3, 4), -1, np.float32)) == Scores(0, -1, 1, 0, 1)
+
+
+def test_direction():
+    for mean, told in ((-0.5, 'over'), (0, 'over'), (BALANCE - 1e-3, 'over'), (BALANCE + 1e-3, 'under'), (0.5, 'under')):
+        assert score_map(np.full((3, 4), mean, np.float32)).direction == told
 
 
 @pytest.mark.parametrize('seed', range(5))
