@@ -39,6 +39,7 @@ from metrics.report import FORMATS, read_published, render
 from metrics.summary import summarise
 from models.baselines.untrained import UNTRAINED
 from models.checkpoint import atomic_write
+from models.p_ieanet import IDEALS
 
 SHIPPED = Path(__file__).resolve().parent / 'checkpoints' / 'p_ieanet.safetensors'
 SUFFIXES = {'.md': 'markdown', '.tex': 'latex', '.json': 'json', '.txt': 'table'}
@@ -57,6 +58,8 @@ def arguments(argv):
                    help='split file of a set; give it again for further sets')
     p.add_argument('--checkpoint', nargs='+', default=[], metavar='[NAME=]F',
                    help="our .safetensors or the authors' .pth; default without --maps: the shipped weights")
+    p.add_argument('--ideal', choices=IDEALS, default='auto', help="tell the checkpoints what the sets take for ideal: 'photograph' or 'fusion' of a "
+                   'bracket; default auto: they are told nothing')
     p.add_argument('--maps', nargs='+', default=[], metavar='[NAME=]DIR', help='folder of <picture>.npy maps')
     p.add_argument('--baseline', nargs='+', default=['zero', 'constant', 'auto-exposure'], metavar='NAME',
                    help=f'{", ".join(UNTRAINED)}; all; none')
@@ -123,7 +126,7 @@ def load_sets(args):
 def load_methods(args, device):
     names = [n for b in args.baseline for n in (UNTRAINED if b == 'all' else [] if b == 'none' else [b])]
     checkpoints = args.checkpoint or ([] if args.maps or not SHIPPED.exists() else [SHIPPED])
-    methods = [from_checkpoint(c, device) for c in checkpoints] + [from_maps(m) for m in args.maps]
+    methods = [from_checkpoint(c, device, args.ideal) for c in checkpoints] + [from_maps(m) for m in args.maps]
     methods += [from_baseline(n) for n in dict.fromkeys(names)]
     if not methods:
         raise ValueError('nothing to evaluate: give --checkpoint, --maps or --baseline')

@@ -54,6 +54,7 @@ from exposure.criteria import CriteriaError, find_mask, judge, load_criteria, re
 from exposure.predictor import DEFAULT_CHECKPOINT, PRECISIONS, Batcher, Predictor
 from exposure.scoring import THRESHOLD, score_map
 from models.checkpoint import weights_id
+from models.p_ieanet import IDEALS
 
 SAMPLES = Path(__file__).resolve().parent / 'img_to_pred'
 COLUMNS = ('score', 'mean_residual', 'mean_abs_residual', 'share_under', 'share_over')
@@ -112,6 +113,8 @@ def parse_args(argv):
     add('--device', default='auto', help='auto, cpu, cuda, cuda:N')
     add('--batch-size', type=int, metavar='N', help='pictures per network call, default 16 on a GPU, else 1')
     add('--size', type=int, default=256, metavar='N', help='longer side that the network sees, default 256')
+    add('--ideal', choices=IDEALS, default='auto',
+        help="'photograph', as a photographer exposes; 'fusion', as a bracket's frames are merged; default auto: as the picture looks")
     add('--amp', choices=PRECISIONS, default='off', help='half precision of the network')
     add('--range', default=heatmap.DEFAULT_RANGE, metavar='R|auto',
         help='residual of the end colours, default 0.5; auto stretches each picture to its own range')
@@ -520,6 +523,7 @@ def main(argv=None) -> int:
             precision=args.amp,
             threshold=args.threshold,
             max_pixels=args.max_pixels,
+            ideal=args.ideal,
         )
         rank, world, dist = join_processes()
         plans = [None]
@@ -556,6 +560,8 @@ def main(argv=None) -> int:
         'colormap': args.colormap,
         'threshold': args.threshold,
     }
+    if args.ideal != 'auto':  # maps of before, without this line, were made so
+        settings['ideal'] = args.ideal
     if args.criteria is not None:
         settings['criteria'] = hashlib.sha256(repr((args.criteria, str(args.mask_dir))).encode()).hexdigest()[:16]
     options = Options(settings, args.range, table, args.overlay, args.save_npy, args.skip_existing,

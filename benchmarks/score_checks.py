@@ -35,6 +35,7 @@ from exposure.predictor import DEFAULT_CHECKPOINT, Predictor
 from metrics import plcc, srcc
 from metrics.report import csv_text
 from models.checkpoint import atomic_write
+from models.p_ieanet import IDEALS
 
 CHUNK = 64  # pictures in memory at once
 
@@ -160,6 +161,7 @@ def main(argv=None):
     p.add_argument('--csv', type=Path, action='append', required=True, help='its split; as often as --data')
     p.add_argument('--checkpoint', type=Path, default=DEFAULT_CHECKPOINT)
     p.add_argument('--score-head', type=Path, help='also check the learned score of this file')
+    p.add_argument('--ideal', choices=IDEALS, default='auto', help='what the weights take for ideal, see make_heatmap.py')
     p.add_argument('--scenes', type=int, default=0, metavar='N', help='only N scenes of each set, evenly chosen; 0: all')
     p.add_argument('--thresholds', action='store_true', help='only the agreement of over and under with clipped and crushed pixels')
     p.add_argument('--balances', action='store_true', help='only how often the direction is right, from several mean residuals on')
@@ -170,7 +172,7 @@ def main(argv=None):
         p.error(f'--data is given {len(args.data)} times and --csv {len(args.csv)} times')
     table = []
     try:
-        predictor = Predictor(args.checkpoint, args.device, score_head=args.score_head)
+        predictor = Predictor(args.checkpoint, args.device, score_head=args.score_head, ideal=args.ideal)
         for data, split in zip(args.data, args.csv):
             dataset = IEA40K(data, split, label_shape=None)
             if args.scenes:

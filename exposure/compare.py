@@ -34,6 +34,7 @@ from cli import Parser
 from datasets.images import IMAGE_EXTENSIONS
 from datasets.photographs import is_output
 from models.checkpoint import atomic_write
+from models.p_ieanet import IDEALS
 
 from .predictor import DEFAULT_CHECKPOINT, Predictor
 from .scoring import THRESHOLD
@@ -320,6 +321,7 @@ def main(argv=None) -> int:
     add('--out', type=Path, required=True, metavar='DIR', help='write the report there')
     add('--checkpoint', type=Path, default=DEFAULT_CHECKPOINT, metavar='F', help='weights that judge')
     add('--device', default='auto', help='auto, cpu, cuda, cuda:N')
+    add('--ideal', choices=IDEALS, default='auto', help='what the weights take for ideal, see make_heatmap.py')
     add('--sheets', type=int, default=24, metavar='N', help='contact sheets, default 24; 0 for none')
     add('--resamples', type=int, default=RESAMPLES, metavar='N', help=f'of the bootstrap, default {RESAMPLES}')
     add('--threshold', type=float, default=THRESHOLD, metavar='T', help=f'of the shares of the area, default {THRESHOLD}')
@@ -335,8 +337,9 @@ def main(argv=None) -> int:
         out = args.out.resolve()
         if inside := next((m.name for m in methods for f in m.pictures.values() if out in f.resolve().parents), None):
             raise ValueError(f'--out {args.out} holds pictures of {inside}: give the report a folder of its own')
-        predictor = Predictor(args.checkpoint, args.device, threshold=args.threshold)
-        rows = compare(methods, names, predictor, args.out, args.sheets, args.resamples, args.checkpoint.name)
+        predictor = Predictor(args.checkpoint, args.device, threshold=args.threshold, ideal=args.ideal)
+        rows = compare(methods, names, predictor, args.out, args.sheets, args.resamples,
+                       args.checkpoint.name + ('' if args.ideal == 'auto' else f', ideal: {args.ideal}'))
     except (ValueError, OSError) as error:
         parser.error(' '.join(str(error).split()))
     except KeyboardInterrupt:

@@ -15,6 +15,7 @@ from torch import nn
 
 from models.checkpoint import load_model
 from models.grey import luma
+from models.p_ieanet import set_ideal
 
 from .predictor import DEFAULT_CHECKPOINT, MIN_SIDE, working_size
 
@@ -39,6 +40,7 @@ class ExposureLoss(nn.Module):
             cannot look for pictures that merely please the network, and no backward pass through it.
         check: refuse values outside [0, 1] and NaN. That waits for a GPU once a call, and is left out under
             `torch.compile`.
+        ideal: as of `Predictor`: 'auto', 'photograph' or 'fusion'.
 
     forward(picture, weight=None): weight is (B, 1, H, W) or broadcasts to it, >= 0, e.g. 1 on the subject.
 
@@ -60,6 +62,7 @@ class ExposureLoss(nn.Module):
         size: int | None = 256,
         through: str = 'network',
         check: bool = True,
+        ideal: str = 'auto',
     ):
         super().__init__()
         if reduction not in REDUCTIONS:
@@ -72,6 +75,7 @@ class ExposureLoss(nn.Module):
         if not bool((target.abs() <= 1).all()):
             raise ValueError(f'target holds {_span(target)}, accepted: a residual on [-1, 1]')
         model = copy.deepcopy(model) if isinstance(model, nn.Module) else load_model(model or DEFAULT_CHECKPOINT)
+        set_ideal(model, ideal)
         self.network = model.eval()
         self.register_buffer('target', target, persistent=False)
         self.reduction, self.size, self.through, self.check = reduction, size, through, check

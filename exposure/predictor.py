@@ -29,6 +29,7 @@ from PIL import Image
 
 from datasets.images import MAX_PIXELS, convert_image, read_image, resize_pixels
 from models.checkpoint import load_model
+from models.p_ieanet import set_ideal
 from models.released import ReleasedWaveletNet
 
 from .score_head import load_score_head, map_statistics
@@ -99,6 +100,8 @@ class Predictor:
         model: a network to use in place of a checkpoint: (B, 3, H, W) RGB in [0, 1] -> (B, 1, H, W). It is itself put in eval mode, on
             the device and in channels_last layout: give a copy of one that is still in training.
         score_head: a file of `train_wavelet.py --score-head`, for `learned_score`; it belongs to the weights it was trained with.
+        ideal: 'photograph', as a photographer exposes, or 'fusion', as a bracket's frames are merged, which is brighter; 'auto': as the
+            picture looks (:func:`models.p_ieanet.set_ideal`).
 
     Raises:
         CheckpointError (a ValueError): the weights cannot be read, or the score head is of others; one line with the file's name.
@@ -119,6 +122,7 @@ class Predictor:
         max_pixels: int = MAX_PIXELS,
         model: torch.nn.Module | None = None,
         score_head: str | os.PathLike | None = None,
+        ideal: str = 'auto',
     ):
         if not MIN_SIDE <= size <= MAX_SIDE:
             raise ValueError(f'size must be {MIN_SIDE} to {MAX_SIDE}, but is {size}')
@@ -135,6 +139,7 @@ class Predictor:
         if model is None:
             weights = checkpoint or DEFAULT_CHECKPOINT
             model = load_model(weights, self.device)
+        set_ideal(model, ideal)
         self.model = model.to(self.device).eval()
         released = isinstance(model, ReleasedWaveletNet)
         if not released:  # which chooses its own memory layout

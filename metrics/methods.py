@@ -9,6 +9,7 @@ import torch
 
 from models.baselines.untrained import UNTRAINED
 from models.checkpoint import load_model
+from models.p_ieanet import set_ideal
 
 
 @dataclass
@@ -35,10 +36,18 @@ def from_network(name, network, device='cpu'):
     return Method(name, 'network', predict, network)
 
 
-def from_checkpoint(path, device='cpu'):
-    """``FILE`` or ``NAME=FILE``: what ``models.checkpoint.load_model`` reads (it raises CheckpointError)."""
+def from_checkpoint(path, device='cpu', ideal='auto'):
+    """``FILE`` or ``NAME=FILE``: what ``models.checkpoint.load_model`` reads (it raises CheckpointError).
+
+    With an ``ideal`` (:func:`models.p_ieanet.set_ideal`) its name says so; weights that cannot be told raise a ValueError.
+    """
     name, path = _label(path)
-    method = from_network(name, load_model(path, device), device)
+    network = load_model(path, device)
+    try:
+        set_ideal(network, ideal)
+    except ValueError as e:
+        raise ValueError(f'{path}: {e}') from e
+    method = from_network(name if ideal == 'auto' else f'{name}, {ideal}', network, device)
     method.kind, method.source = 'checkpoint', path
     return method
 

@@ -27,6 +27,7 @@ from .tone_curve import ToneCurves
 from .wavelet import WAVELETS, dwt2d, idwt2d
 
 MIN_SIZE = 32
+IDEALS = {'auto': None, 'photograph': 0, 'fusion': 1}  # the kinds of the shipped weights
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,25 @@ class PIEANetConfig:
         if unknown := set(d) - known:
             raise ValueError(f'unknown entries {sorted(unknown)}, known: {sorted(known)}')
         return cls(**d)
+
+
+def set_ideal(network, ideal):
+    """Say what is ideal, which the picture does not tell for sure: the same scene's photograph is darker than the fusion of its bracket.
+
+    Args:
+        network: changed in place.
+        ideal: 'photograph', as a photographer exposes; 'fusion', as a bracket's frames are merged; 'auto': the network guesses which.
+
+    Raises:
+        ValueError: another name, or a network without tone curves of kinds.
+    """
+    if ideal not in IDEALS:
+        raise ValueError(f'ideal is {ideal!r}, accepted: {", ".join(IDEALS)}')
+    curves = getattr(network, 'curve', None)
+    if ideal != 'auto' and (curves is None or curves.router is None):
+        raise ValueError(f'ideal is {ideal!r}, but these weights have no curves of kinds (train_wavelet.py --tone-curve F --kinds 0 1)')
+    if curves is not None:
+        curves.told = IDEALS[ideal]
 
 
 def polyphase(x):
