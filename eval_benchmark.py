@@ -58,8 +58,8 @@ def arguments(argv):
                    help='split file of a set; give it again for further sets')
     p.add_argument('--checkpoint', nargs='+', default=[], metavar='[NAME=]F',
                    help="our .safetensors or the authors' .pth; default without --maps: the shipped weights")
-    p.add_argument('--ideal', choices=IDEALS, default='auto', help="tell the checkpoints what the sets take for ideal: 'photograph' or 'fusion' of a "
-                   'bracket; default auto: they are told nothing')
+    p.add_argument('--ideal', choices=IDEALS, default='auto', help="tell the checkpoints what the sets take for ideal, 'photograph' or 'fusion' of a "
+                   'bracket (all need curves of kinds); default auto: they are told nothing')
     p.add_argument('--maps', nargs='+', default=[], metavar='[NAME=]DIR', help='folder of <picture>.npy maps')
     p.add_argument('--baseline', nargs='+', default=['zero', 'constant', 'auto-exposure'], metavar='NAME',
                    help=f'{", ".join(UNTRAINED)}; all; none')

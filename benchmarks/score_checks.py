@@ -15,7 +15,7 @@ with the CSV's score. Shares have 95 % Wilson intervals; the mean of tau has a b
 
 The first prints for several thresholds how well "over" finds the pixels in which a channel clips (252 and more; below 248 in the reference), and
 "under" those that are crushed (all channels 12 and less; above 30 in the reference), at -3 .. +3 EV: the mean of recall and specificity. The second
-prints how often under and over are told right when a picture counts as under from several mean residuals on.
+prints how often under and over are told right when a picture counts as under above several mean residuals.
 """
 import argparse
 import sys
@@ -81,7 +81,7 @@ def agreement(predictor, dataset, thresholds=(0.03, 0.05, 0.07, 0.08, 0.1, 0.12,
 
 
 def balances(rows, cuts=(-0.02, -0.01, 0.0, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05)):
-    """Rows (cut, share told right at -1, +1, +-1, +-2 EV) of :func:`judge`'s: "under" from this mean residual on, else "over"."""
+    """Rows (cut, share told right at -1, +1, +-1, +-2 EV) of :func:`judge`'s: "under" above this mean residual, else "over"."""
     def right(cut, *evs):
         return float(np.mean([(row['mean_residual'] > cut) == (row['ev'] < 0) for row in rows if row['ev'] in evs]))
     return [(cut, right(cut, -1), right(cut, 1), right(cut, -1, 1), right(cut, -2, 2)) for cut in cuts]
@@ -164,13 +164,13 @@ def main(argv=None):
     p.add_argument('--ideal', choices=IDEALS, default='auto', help='what the weights take for ideal, see make_heatmap.py')
     p.add_argument('--scenes', type=int, default=0, metavar='N', help='only N scenes of each set, evenly chosen; 0: all')
     p.add_argument('--thresholds', action='store_true', help='only the agreement of over and under with clipped and crushed pixels')
-    p.add_argument('--balances', action='store_true', help='only how often the direction is right, from several mean residuals on')
+    p.add_argument('--balances', action='store_true', help='only how often the direction is right, above several mean residuals')
     p.add_argument('--device', default='auto')
     p.add_argument('--out', type=output_file, help='write the figures here, CSV')
     args = p.parse_args(argv)
     if len(args.data) != len(args.csv):
         p.error(f'--data is given {len(args.data)} times and --csv {len(args.csv)} times')
-    table = []
+    table, weights = [], args.checkpoint.name + ('' if args.ideal == 'auto' else f', ideal: {args.ideal}')
     try:
         predictor = Predictor(args.checkpoint, args.device, score_head=args.score_head, ideal=args.ideal)
         for data, split in zip(args.data, args.csv):
@@ -180,30 +180,32 @@ def main(argv=None):
                 kept = set(names[::max(1, len(names) // args.scenes)][:args.scenes])
                 dataset.rows = [row for row in dataset.rows if row['ref_id'] in kept]
             if args.thresholds:
-                print(f'{data.name}/{split.stem}, {args.checkpoint.name}\nthreshold  over/clipped  under/crushed   mean  area off at 0 EV')
+                print(f'{data.name}/{split.stem}, {weights}\nthreshold  over/clipped  under/crushed   mean  area off at 0 EV')
                 for figures in agreement(predictor, dataset):
                     print('{:9.2f}  {:12.3f}  {:13.3f}  {:5.3f}  {:16.3f}'.format(*figures), flush=True)
                     names = ('threshold', 'over_clipped', 'under_crushed', 'mean', 'off_at_0_ev')
-                    table.append({'set': f'{data.name}/{split.stem}', 'scenes': len(scenes_of(dataset.rows)), 'weights': args.checkpoint.name,
+                    table.append({'set': f'{data.name}/{split.stem}', 'scenes': len(scenes_of(dataset.rows)), 'weights': weights,
                                   **{name: f'{figure:.4f}' for name, figure in zip(names, figures)}})
                 continue
             if args.balances:  # further off, every cut is right
                 dataset.rows = [row for row in dataset.rows if exposure_of(row['img_id']) in (-2, -1, 1, 2)]
-                print(f'{data.name}/{split.stem}, {args.checkpoint.name}\nbalance  -1 EV  +1 EV  +-1 EV  +-2 EV')
+                if {exposure_of(row['img_id']) for row in dataset.rows} != {-2, -1, 1, 2}:
+                    raise ValueError(f'{split}: --balances needs series, with pictures at -2, -1, +1 and +2 EV')
+                print(f'{data.name}/{split.stem}, {weights}\nbalance  -1 EV  +1 EV  +-1 EV  +-2 EV')
                 for figures in balances(judge(predictor, dataset)):
                     print('{:7.3f}  {:5.3f}  {:5.3f}   {:5.3f}   {:5.3f}'.format(*figures), flush=True)
                     names = ('balance', 'at_-1_ev', 'at_1_ev', 'at_1_ev_both', 'at_2_ev_both')
-                    table.append({'set': f'{data.name}/{split.stem}', 'scenes': len(scenes_of(dataset.rows)), 'weights': args.checkpoint.name,
+                    table.append({'set': f'{data.name}/{split.stem}', 'scenes': len(scenes_of(dataset.rows)), 'weights': weights,
                                   **{name: f'{figure:.4f}' for name, figure in zip(names, figures)}})
                 continue
             rows = judge(predictor, dataset)
             for key in ('score', 'learned') if args.score_head else ('score',):
                 figures = {**series_figures(rows, key), **scene_figures(rows, key)}
-                print(f'\n{data.name}/{split.stem}, {key}: {len(rows)} pictures of {len(scenes_of(rows))} scenes, {args.checkpoint.name}')
+                print(f'\n{data.name}/{split.stem}, {key}: {len(rows)} pictures of {len(scenes_of(rows))} scenes, {weights}')
                 for what, (figure, low, high, count) in figures.items():
                     interval = '' if low is None else f'({low:.3f} to {high:.3f})'
                     print(f'  {what:52} {figure:6.3f}  {interval:18} of {count}', flush=True)
-                    table.append({'set': f'{data.name}/{split.stem}', 'weights': args.checkpoint.name, 'score': key, 'check': what,
+                    table.append({'set': f'{data.name}/{split.stem}', 'weights': weights, 'score': key, 'check': what,
                                   'figure': f'{figure:.4f}', 'low': '' if low is None else f'{low:.4f}',
                                   'high': '' if high is None else f'{high:.4f}', 'count': count})
     except (ValueError, OSError) as error:

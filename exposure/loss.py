@@ -40,7 +40,7 @@ class ExposureLoss(nn.Module):
             cannot look for pictures that merely please the network, and no backward pass through it.
         check: refuse values outside [0, 1] and NaN. That waits for a GPU once a call, and is left out under
             `torch.compile`.
-        ideal: as of `Predictor`: 'auto', 'photograph' or 'fusion'.
+        ideal: 'auto', 'photograph' or 'fusion', as of `Predictor`; None: as the network was told before.
 
     forward(picture, weight=None): weight is (B, 1, H, W) or broadcasts to it, >= 0, e.g. 1 on the subject.
 
@@ -62,7 +62,7 @@ class ExposureLoss(nn.Module):
         size: int | None = 256,
         through: str = 'network',
         check: bool = True,
-        ideal: str = 'auto',
+        ideal: str | None = None,
     ):
         super().__init__()
         if reduction not in REDUCTIONS:
@@ -75,7 +75,8 @@ class ExposureLoss(nn.Module):
         if not bool((target.abs() <= 1).all()):
             raise ValueError(f'target holds {_span(target)}, accepted: a residual on [-1, 1]')
         model = copy.deepcopy(model) if isinstance(model, nn.Module) else load_model(model or DEFAULT_CHECKPOINT)
-        set_ideal(model, ideal)
+        if ideal is not None:
+            set_ideal(model, ideal)
         self.network = model.eval()
         self.register_buffer('target', target, persistent=False)
         self.reduction, self.size, self.through, self.check = reduction, size, through, check

@@ -98,10 +98,10 @@ class Predictor:
         threshold: |residual| from which a pixel counts as under- or over-exposed in the shares.
         max_pixels: larger files are refused.
         model: a network to use in place of a checkpoint: (B, 3, H, W) RGB in [0, 1] -> (B, 1, H, W). It is itself put in eval mode, on
-            the device and in channels_last layout: give a copy of one that is still in training.
+            the device and in channels_last layout, and told `ideal`: give a copy of one that is still in training, or serves others.
         score_head: a file of `train_wavelet.py --score-head`, for `learned_score`; it belongs to the weights it was trained with.
-        ideal: 'photograph', as a photographer exposes, or 'fusion', as a bracket's frames are merged, which is brighter; 'auto': as the
-            picture looks (:func:`models.p_ieanet.set_ideal`).
+        ideal: 'photograph', as a photographer exposes, or 'fusion', as a bracket's frames are merged; 'auto': as the picture looks
+            (:func:`models.p_ieanet.set_ideal`, which changes the network). None: as the network was told before, at first 'auto'.
 
     Raises:
         CheckpointError (a ValueError): the weights cannot be read, or the score head is of others; one line with the file's name.
@@ -122,7 +122,7 @@ class Predictor:
         max_pixels: int = MAX_PIXELS,
         model: torch.nn.Module | None = None,
         score_head: str | os.PathLike | None = None,
-        ideal: str = 'auto',
+        ideal: str | None = None,
     ):
         if not MIN_SIDE <= size <= MAX_SIDE:
             raise ValueError(f'size must be {MIN_SIDE} to {MAX_SIDE}, but is {size}')
@@ -130,6 +130,8 @@ class Predictor:
             raise ValueError(f'threshold must be in (0, 1), but is {threshold}')
         if radius != int(radius) or radius < 1 or not 0 < eps < np.inf:
             raise ValueError(f'radius must be a whole number from 1 on and eps above 0, but they are {radius} and {eps}')
+        if score_head is not None and ideal not in (None, 'auto'):
+            raise ValueError(f"a score head has learned maps of ideal 'auto', but ideal is {ideal!r}")
         if upsample not in (None, 'guided', 'bilinear'):
             raise ValueError(f"upsample must be 'guided' or 'bilinear', but is {upsample!r}")
         if precision not in PRECISIONS:
@@ -139,7 +141,8 @@ class Predictor:
         if model is None:
             weights = checkpoint or DEFAULT_CHECKPOINT
             model = load_model(weights, self.device)
-        set_ideal(model, ideal)
+        if ideal is not None:
+            set_ideal(model, ideal)
         self.model = model.to(self.device).eval()
         released = isinstance(model, ReleasedWaveletNet)
         if not released:  # which chooses its own memory layout

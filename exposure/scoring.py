@@ -8,8 +8,8 @@ import numpy as np
 # |residual| from which a pixel counts as under- or over-exposed; the paper states none. A tenth of the grey
 # scale is a difference that one sees at once side by side.
 THRESHOLD = 0.1
-# Mean residual above which a picture counts as too dark on the whole, and below which as too bright. The shipped weights expect pictures
-# a little brighter than they are; validation chose it (benchmarks/score_checks.py --balances).
+# Mean residual above which a picture counts as too dark on the whole, and up to which as too bright. The shipped weights, told nothing of
+# what is ideal, expect photographs a little brighter than they are; validation chose it (benchmarks/score_checks.py --balances).
 BALANCE = 0.02
 
 

@@ -27,7 +27,7 @@ from .tone_curve import ToneCurves
 from .wavelet import WAVELETS, dwt2d, idwt2d
 
 MIN_SIZE = 32
-IDEALS = {'auto': None, 'photograph': 0, 'fusion': 1}  # the kinds of the shipped weights
+IDEALS = {'auto': None, 'photograph': 0, 'fusion': 1}  # kinds of tone curves, as --kinds of train_wavelet.py numbers them
 
 
 @dataclass(frozen=True)
@@ -89,21 +89,23 @@ class PIEANetConfig:
 
 
 def set_ideal(network, ideal):
-    """Say what is ideal, which the picture does not tell for sure: the same scene's photograph is darker than the fusion of its bracket.
+    """Say what is ideal, which a picture does not tell for sure: mostly a bracket's fusion is brighter than a photograph.
 
     Args:
-        network: changed in place.
-        ideal: 'photograph', as a photographer exposes; 'fusion', as a bracket's frames are merged; 'auto': the network guesses which.
+        network: the network itself, not a wrapper; changed in place. What it was told is not saved with its weights, nor exported.
+        ideal: 'photograph', as a photographer exposes; 'fusion', as a bracket's frames are merged, and as panoramas are shown; 'auto': the
+            network guesses which.
 
     Raises:
         ValueError: another name, or a network without tone curves of kinds.
     """
-    if ideal not in IDEALS:
+    if ideal not in tuple(IDEALS):
         raise ValueError(f'ideal is {ideal!r}, accepted: {", ".join(IDEALS)}')
     curves = getattr(network, 'curve', None)
-    if ideal != 'auto' and (curves is None or curves.router is None):
+    known = isinstance(curves, ToneCurves)  # networks of others may have a curve of theirs
+    if ideal != 'auto' and not (known and curves.router):
         raise ValueError(f'ideal is {ideal!r}, but these weights have no curves of kinds (train_wavelet.py --tone-curve F --kinds 0 1)')
-    if curves is not None:
+    if known:
         curves.told = IDEALS[ideal]
 
 

@@ -53,7 +53,11 @@ def test_the_router_is_asked_only_when_nothing_is_said(net):
 def test_wrong_ideals_and_weights_without_kinds(net):
     with pytest.raises(ValueError, match="ideal is 'dark', accepted: auto, photograph, fusion"):
         set_ideal(net, 'dark')
-    for other in (PIEANet(PIEANetConfig(**SMALL)), PIEANet(PIEANetConfig(**SMALL, curve=0.5)), torch.nn.Identity()):
+    with pytest.raises(ValueError, match='accepted'):
+        set_ideal(net, ['fusion'])
+    foreign = torch.nn.Identity()
+    foreign.curve = 0.5  # a curve of its own, and none of ours
+    for other in (PIEANet(PIEANetConfig(**SMALL)), PIEANet(PIEANetConfig(**SMALL, curve=0.5)), foreign):
         set_ideal(other, 'auto')
         with pytest.raises(ValueError, match='no curves of kinds'):
             set_ideal(other, 'fusion')
@@ -63,6 +67,16 @@ def test_shipped_weights_take_a_fusion_for_brighter():
     picture = np.tile(np.linspace(0, 200, 96, dtype=np.uint8)[:, None, None], (1, 128, 3))
     means = [Predictor(device='cpu', ideal=ideal).predict(picture).mean_residual for ideal in ('photograph', 'auto', 'fusion')]
     assert means[0] < means[1] < means[2]
+
+
+def test_a_network_stays_as_it_was_told(net):
+    picture = np.tile(np.linspace(0, 200, 48, dtype=np.uint8)[:, None, None], (1, 64, 3))
+    set_ideal(net, 'fusion')
+    told = Predictor(model=net, device='cpu').predict(picture).mean_residual
+    assert net.curve.told == 1 and ExposureLoss(net).network.curve.told == 1
+    assert Predictor(model=net, device='cpu', ideal='auto').predict(picture).mean_residual < told and net.curve.told is None
+    with pytest.raises(ValueError, match="score head has learned maps of ideal 'auto'"):
+        Predictor(model=net, device='cpu', ideal='fusion', score_head='head.safetensors')
 
 
 def test_loss(net):

@@ -94,10 +94,17 @@ def test_thresholds_command(tmp_path, weights, exposed, capsys):
 
 
 def test_balances_command(tmp_path, weights, exposed, capsys):
-    score_checks.main(['--balances', *exposed, '--checkpoint', str(weights), '--device', 'cpu', '--out', str(tmp_path / 'out.csv')])
+    given = ['--balances', *exposed, '--checkpoint', str(weights), '--device', 'cpu', '--out', str(tmp_path / 'out.csv')]
+    score_checks.main(given)
     rows = list(csv.DictReader((tmp_path / 'out.csv').open()))
     assert len(rows) == 11 and {row['scenes'] for row in rows} == {'1'} and all(0 <= float(row['at_1_ev_both']) <= 1 for row in rows)
     assert 'balance  -1 EV' in capsys.readouterr().out
+    lines = (tmp_path / 'set/val.csv').read_text().splitlines()
+    (tmp_path / 'set/val.csv').write_text('\n'.join(line for line in lines if '_P2' not in line) + '\n')
+    for words, wanted in (([], 'needs series'), (['--ideal', 'fusion'], 'no curves of kinds')):
+        with pytest.raises(SystemExit):
+            score_checks.main([*given, *words])
+        assert wanted in capsys.readouterr().err
 
 
 def test_working_size_command(tmp_path, weights, exposed, capsys):
