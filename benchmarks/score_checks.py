@@ -35,7 +35,7 @@ from exposure.predictor import DEFAULT_CHECKPOINT, Predictor
 from metrics import plcc, srcc
 from metrics.report import csv_text
 from models.checkpoint import atomic_write
-from models.p_ieanet import IDEALS
+from models.p_ieanet import IDEALS, named
 
 CHUNK = 64  # pictures in memory at once
 
@@ -170,7 +170,15 @@ def main(argv=None):
     args = p.parse_args(argv)
     if len(args.data) != len(args.csv):
         p.error(f'--data is given {len(args.data)} times and --csv {len(args.csv)} times')
-    table, weights = [], args.checkpoint.name + ('' if args.ideal == 'auto' else f', ideal: {args.ideal}')
+    table, weights = [], named(args.checkpoint.name, args.ideal)
+
+    def keep(rows, names, form):
+        """Print rows of figures of the set at hand, and put them into the table."""
+        for figures in rows:
+            print(form.format(*figures), flush=True)
+            table.append({'set': f'{data.name}/{split.stem}', 'scenes': len(scenes_of(dataset.rows)), 'weights': weights,
+                          **{name: f'{figure:.4f}' for name, figure in zip(names, figures)}})
+
     try:
         predictor = Predictor(args.checkpoint, args.device, score_head=args.score_head, ideal=args.ideal)
         for data, split in zip(args.data, args.csv):
@@ -181,22 +189,16 @@ def main(argv=None):
                 dataset.rows = [row for row in dataset.rows if row['ref_id'] in kept]
             if args.thresholds:
                 print(f'{data.name}/{split.stem}, {weights}\nthreshold  over/clipped  under/crushed   mean  area off at 0 EV')
-                for figures in agreement(predictor, dataset):
-                    print('{:9.2f}  {:12.3f}  {:13.3f}  {:5.3f}  {:16.3f}'.format(*figures), flush=True)
-                    names = ('threshold', 'over_clipped', 'under_crushed', 'mean', 'off_at_0_ev')
-                    table.append({'set': f'{data.name}/{split.stem}', 'scenes': len(scenes_of(dataset.rows)), 'weights': weights,
-                                  **{name: f'{figure:.4f}' for name, figure in zip(names, figures)}})
+                keep(agreement(predictor, dataset), ('threshold', 'over_clipped', 'under_crushed', 'mean', 'off_at_0_ev'),
+                     '{:9.2f}  {:12.3f}  {:13.3f}  {:5.3f}  {:16.3f}')
                 continue
             if args.balances:  # further off, every cut is right
                 dataset.rows = [row for row in dataset.rows if exposure_of(row['img_id']) in (-2, -1, 1, 2)]
                 if {exposure_of(row['img_id']) for row in dataset.rows} != {-2, -1, 1, 2}:
                     raise ValueError(f'{split}: --balances needs series, with pictures at -2, -1, +1 and +2 EV')
                 print(f'{data.name}/{split.stem}, {weights}\nbalance  -1 EV  +1 EV  +-1 EV  +-2 EV')
-                for figures in balances(judge(predictor, dataset)):
-                    print('{:7.3f}  {:5.3f}  {:5.3f}   {:5.3f}   {:5.3f}'.format(*figures), flush=True)
-                    names = ('balance', 'at_-1_ev', 'at_1_ev', 'at_1_ev_both', 'at_2_ev_both')
-                    table.append({'set': f'{data.name}/{split.stem}', 'scenes': len(scenes_of(dataset.rows)), 'weights': weights,
-                                  **{name: f'{figure:.4f}' for name, figure in zip(names, figures)}})
+                keep(balances(judge(predictor, dataset)), ('balance', 'at_-1_ev', 'at_1_ev', 'at_1_ev_both', 'at_2_ev_both'),
+                     '{:7.3f}  {:5.3f}  {:5.3f}   {:5.3f}   {:5.3f}')
                 continue
             rows = judge(predictor, dataset)
             for key in ('score', 'learned') if args.score_head else ('score',):

@@ -34,7 +34,7 @@ from cli import Parser
 from datasets.images import IMAGE_EXTENSIONS
 from datasets.photographs import is_output
 from models.checkpoint import atomic_write
-from models.p_ieanet import IDEALS
+from models.p_ieanet import IDEALS, named
 
 from .predictor import DEFAULT_CHECKPOINT, Predictor
 from .scoring import THRESHOLD
@@ -339,7 +339,7 @@ def main(argv=None) -> int:
             raise ValueError(f'--out {args.out} holds pictures of {inside}: give the report a folder of its own')
         predictor = Predictor(args.checkpoint, args.device, threshold=args.threshold, ideal=args.ideal)
         rows = compare(methods, names, predictor, args.out, args.sheets, args.resamples,
-                       args.checkpoint.name + ('' if args.ideal == 'auto' else f', ideal: {args.ideal}'))
+                       named(args.checkpoint.name, args.ideal))
     except (ValueError, OSError) as error:
         parser.error(' '.join(str(error).split()))
     except KeyboardInterrupt:

@@ -75,8 +75,7 @@ class ExposureLoss(nn.Module):
         if not bool((target.abs() <= 1).all()):
             raise ValueError(f'target holds {_span(target)}, accepted: a residual on [-1, 1]')
         model = copy.deepcopy(model) if isinstance(model, nn.Module) else load_model(model or DEFAULT_CHECKPOINT)
-        if ideal is not None:
-            set_ideal(model, ideal)
+        set_ideal(model, ideal)
         self.network = model.eval()
         self.register_buffer('target', target, persistent=False)
         self.reduction, self.size, self.through, self.check = reduction, size, through, check

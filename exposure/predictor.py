@@ -141,8 +141,7 @@ class Predictor:
         if model is None:
             weights = checkpoint or DEFAULT_CHECKPOINT
             model = load_model(weights, self.device)
-        if ideal is not None:
-            set_ideal(model, ideal)
+        set_ideal(model, ideal)
         self.model = model.to(self.device).eval()
         released = isinstance(model, ReleasedWaveletNet)
         if not released:  # which chooses its own memory layout

@@ -94,11 +94,13 @@ def set_ideal(network, ideal):
     Args:
         network: the network itself, not a wrapper; changed in place. What it was told is not saved with its weights, nor exported.
         ideal: 'photograph', as a photographer exposes; 'fusion', as a bracket's frames are merged, and as panoramas are shown; 'auto': the
-            network guesses which.
+            network guesses which. None: as it was told before.
 
     Raises:
         ValueError: another name, or a network without tone curves of kinds.
     """
+    if ideal is None:
+        return
     if ideal not in tuple(IDEALS):
         raise ValueError(f'ideal is {ideal!r}, accepted: {", ".join(IDEALS)}')
     curves = getattr(network, 'curve', None)
@@ -107,6 +109,11 @@ def set_ideal(network, ideal):
         raise ValueError(f'ideal is {ideal!r}, but these weights have no curves of kinds (train_wavelet.py --tone-curve F --kinds 0 1)')
     if known:
         curves.told = IDEALS[ideal]
+
+
+def named(weights, ideal):
+    """The name of weights in a report, with what they were told."""
+    return weights if ideal == 'auto' else f'{weights}, ideal: {ideal}'
 
 
 def polyphase(x):

@@ -110,11 +110,14 @@ class ToneCurves(nn.Module):
 
     def values(self, numbers):
         """(B, any) of :func:`describe` -> (B, knots), the residual at each."""
-        each = [sum(member.values(numbers) for member in members) / len(members) for members in self.members]
         if self.router is None or self.told is not None:
-            return each[self.told or 0]
+            return self.of_kind(self.told or 0, numbers)
         likely = wide(self.router(numbers)).softmax(1)
-        return sum(likely[:, k, None] * values for k, values in enumerate(each))
+        return sum(likely[:, k, None] * self.of_kind(k, numbers) for k in range(len(self.members)))
+
+    def of_kind(self, kind, numbers):
+        members = self.members[kind]
+        return sum(member.values(numbers) for member in members) / len(members)
 
     def forward(self, x, context=None):
         return draw(self.values(describe(x, context)), luma(x))
