@@ -135,7 +135,8 @@ def resize_pixels(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """`resize_rgb` for (H, W, 3) uint8 arrays by PyTorch's filter: at most one level apart and several times faster on large pictures."""
     if pixels.shape[:2] == (height, width):
         return pixels
-    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    # The batch's axis first: so strided, PyTorch knows it for channels_last and answers likewise.
+    planes = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
     small = F.interpolate(planes, size=(height, width), mode='bilinear', antialias=True)
     return small[0].permute(1, 2, 0).contiguous().numpy()
 

@@ -232,20 +232,16 @@ class Predictor:
         """Step 3: the network's residual of one picture at full size, (H, W) float32 on [-1, 1]."""
         guided, maps = self.upsample == 'guided', field[None]
         if guided:
-            small_grey = cv2.cvtColor(item.small, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
-            maps = guided_coefficients(small_grey, field, self.radius, self.eps)
+            maps = guided_coefficients(cv2.cvtColor(item.small, cv2.COLOR_RGB2GRAY), field, self.radius, self.eps)
+            maps[0] += 1  # of the ideal's grey
         residual = np.empty(item.grey.shape, np.float32)
         for top, bottom, maps in upsampled_strips(maps, *item.grey.shape):
-            grey = item.grey[top:bottom].astype(np.float32)
-            grey *= 1 / 255
             if guided:
-                value, offset = maps
-                value *= grey
-                value += offset
-                np.negative(grey, out=grey)
-                part = np.maximum(value, grey, out=residual[top:bottom])  # the ideal is on [0, 1]
-                grey += 1
-                np.minimum(part, grey, out=part)
+                grey = item.grey[top:bottom].astype(np.float32)
+                slope, ideal = maps
+                cv2.accumulateProduct(slope, grey, ideal)
+                np.clip(ideal, 0, 255, out=ideal)
+                cv2.addWeighted(ideal, 1 / 255, grey, -1 / 255, 0, dst=residual[top:bottom])
             else:
                 np.clip(maps[0], -1, 1, out=residual[top:bottom])
         return residual
@@ -281,23 +277,36 @@ def pick_device(device: str | torch.device) -> torch.device:
 
 
 def guided_coefficients(guide: np.ndarray, residual: np.ndarray, radius: int, eps: float) -> np.ndarray:
-    """a and b of the guided filter, such that residual = a * guide + b around each pixel, edges of the guide kept.
+    """a and b of the guided filter, such that 255 residual = a * guide + b around each pixel, edges of the guide kept.
 
     Args:
-        guide, residual: (h, w) float32.
+        guide: (h, w) uint8. residual: (h, w) float32 on [-1, 1].
         radius: the windows are squares of 2 * radius + 1 pixels.
-        eps: variance of the guide below which a window counts as flat.
+        eps: variance of the guide, on [0, 1], below which a window counts as flat.
 
     Returns:
         (2, h, w) float32: slope and offset.
     """
 
-    def blur(plane):
-        return cv2.blur(plane, (2 * radius + 1, 2 * radius + 1))
+    def blur(plane, out=None):
+        return cv2.blur(plane, (2 * radius + 1, 2 * radius + 1), dst=out)
 
+    guide, residual = guide.astype(np.float32), residual * 255
     mean_guide, mean = blur(guide), blur(residual)
-    slope = (blur(residual * guide) - mean_guide * mean) / (blur(guide * guide) - mean_guide * mean_guide + eps)
-    return np.stack((blur(slope), blur(mean - slope * mean_guide)))
+    residual *= guide
+    guide *= guide
+    slope = blur(residual)
+    slope -= mean_guide * mean
+    variance = blur(guide)
+    variance -= mean_guide * mean_guide
+    variance += eps * 255 ** 2
+    slope /= variance
+    mean_guide *= slope
+    mean -= mean_guide
+    found = np.empty((2, *guide.shape), np.float32)
+    blur(slope, found[0])
+    blur(mean, found[1])
+    return found
 
 
 def upsampled_strips(maps: np.ndarray, height: int, width: int):

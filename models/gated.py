@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from .grid import from_grid
 from .haar import even
+from .pointwise import Pointwise
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -34,18 +35,18 @@ class GatedBlock(nn.Module):
 
     def __init__(self, c):
         super().__init__()
-        self.spatial = nn.Sequential(ChannelNorm(c), nn.Conv2d(c, 2 * c, 1), nn.Conv2d(2 * c, 2 * c, 3, padding=1, groups=2 * c))
-        self.attention = nn.Conv2d(c, c, 1)  # "simplified channel attention", on the picture's means
-        self.project = nn.Conv2d(c, c, 1)
-        self.expand = nn.Sequential(ChannelNorm(c), nn.Conv2d(c, 2 * c, 1))
-        self.contract = nn.Conv2d(c, c, 1)
+        self.spatial = nn.Sequential(ChannelNorm(c), Pointwise(c, 2 * c), nn.Conv2d(2 * c, 2 * c, 3, padding=1, groups=2 * c))
+        self.attention = Pointwise(c, c)  # "simplified channel attention", on the picture's means
+        self.project = Pointwise(c, c)
+        self.expand = nn.Sequential(ChannelNorm(c), Pointwise(c, 2 * c))
+        self.contract = Pointwise(c, c)
         # Vectors: for parameters of shape (1, C, 1, 1) a compiled backward on a GPU gives gradients of shape (C,) (pytorch/pytorch#178080).
         self.beta, self.gamma = nn.Parameter(torch.zeros(c)), nn.Parameter(torch.zeros(c))
 
     def forward(self, x):
         y = gate(self.spatial(x))
-        x = x + self.beta[:, None, None] * self.project(y * self.attention(y.mean((2, 3), keepdim=True)))
-        return x + self.gamma[:, None, None] * self.contract(gate(self.expand(x)))
+        x = torch.addcmul(x, self.beta[:, None, None], self.project(y * self.attention(y.mean((2, 3), keepdim=True))))
+        return torch.addcmul(x, self.gamma[:, None, None], self.contract(gate(self.expand(x))))
 
 
 class GatedUNet(nn.Module):
@@ -69,7 +70,7 @@ class GatedUNet(nn.Module):
         self.down = nn.ModuleList(nn.Sequential(*(GatedBlock(c) for _ in range(n))) for c, n in zip(widths, down))
         self.halve = nn.ModuleList(nn.Conv2d(c, 2 * c, 2, 2) for c in widths[:-1])
         self.middle = nn.Sequential(*(GatedBlock(widths[-1]) for _ in range(middle)))
-        self.enlarge = nn.ModuleList(nn.Conv2d(c, 2 * c, 1, bias=False) for c in widths[:0:-1])
+        self.enlarge = nn.ModuleList(Pointwise(c, 2 * c, bias=False) for c in widths[:0:-1])
         self.up = nn.ModuleList(nn.Sequential(*(GatedBlock(c) for _ in range(n))) for c, n in zip(widths[-2::-1], up))
         self.extend, self.crop = even, crop  # export_onnx.py puts others in their place
 

@@ -21,6 +21,7 @@ from .gated import gate
 from .grey import LUMA, luma  # noqa: F401  LUMA is found here too
 from .haar import even, haar_dwt2d, haar_idwt2d
 from .lightness import LightnessFeatureModule
+from .pointwise import Pointwise
 from .semantics import CHANNELS, Semantics
 from .structure import StructureFeatureModule
 from .tone_curve import ToneCurves
@@ -160,16 +161,16 @@ class PIEANet(nn.Module):
         if c.use_lightness:
             self.lightness = LightnessFeatureModule(3, c.width, c.down, c.middle, c.heads, c.grid, c.kernels, CHANNELS * c.semantics)
         else:
-            self.lightness = nn.Conv2d(3, c.width, 1)
+            self.lightness = Pointwise(3, c.width)
         self.semantics = Semantics() if c.semantics else None
         if c.use_structure:
             self.structure = StructureFeatureModule(9, c.structure_widths, c.token_width, c.heads, c.structure_grid)
         else:
-            self.structure = nn.ModuleList(nn.Conv2d(9, 3 * d, 1) for d in c.structure_widths)
+            self.structure = nn.ModuleList(Pointwise(9, 3 * d) for d in c.structure_widths)
         dims = c.structure_widths + (c.width,)
-        self.narrow = nn.ModuleList(nn.Conv2d(wide, d, 1) for d, wide in zip(dims, dims[1:]))
-        self.head = nn.Sequential(nn.Conv2d(dims[0] + 4, 32, 1), Gate(), nn.Conv2d(16, 1, 1))
-        self.skip = nn.Conv2d(dims[0], 1, 1, bias=False)
+        self.narrow = nn.ModuleList(Pointwise(wide, d) for d, wide in zip(dims, dims[1:]))
+        self.head = nn.Sequential(Pointwise(dims[0] + 4, 32), Gate(), Pointwise(16, 1))
+        self.skip = Pointwise(dims[0], 1, bias=False)
         self.curve = ToneCurves(c.kinds, context=CHANNELS * c.semantics) if c.curve else None
         self.apply(init_weights)
         if c.curve:
@@ -203,6 +204,8 @@ class PIEANet(nn.Module):
             z = [conv(d).chunk(3, 1) for conv, d in zip(self.structure, details)]
         for i in reversed(range(c.levels)):
             a = self.merge(self.narrow[i](a), *z[i], size=sizes[i])
+        if x.is_contiguous(memory_format=torch.channels_last):  # a mixture of layouts would be put in order by each layer anew
+            a = a.contiguous(memory_format=torch.channels_last)
         residual = self.skip(a) + self.head(torch.cat((a, x, luma(x)), 1))
         if c.curve:
             residual = (1 - c.curve) * residual + c.curve * self.curve(x, context)

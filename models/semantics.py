@@ -9,6 +9,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .grid import to_grid
+from .pointwise import Pointwise
 
 SIDE = 128  # the picture is squeezed to a square of this size
 STAGES = ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3))  # expansion, channels, blocks, stride, kernel
@@ -32,9 +33,9 @@ class InvertedResidual(nn.Module):
     def __init__(self, inside, outside, expansion, stride, kernel):
         super().__init__()
         middle = inside * expansion
-        self.expand = Convolution(inside, middle, 1) if expansion > 1 else None
+        self.expand = Pointwise(inside, middle) if expansion > 1 else None
         self.depthwise = Convolution(middle, middle, kernel, stride, middle)
-        self.project = Convolution(middle, outside, 1)
+        self.project = Pointwise(middle, outside)
         self.adds = stride == 1 and inside == outside
 
     def forward(self, x):

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from .gated import ChannelNorm, GatedBlock
 from .grid import GridTransformer, from_grid
+from .pointwise import Pointwise
 
 # The paper's D: +x, -x, +y, -y, +x+y, +x-y, -x+y, -x-y as (dx, dy), x to the right, y down.
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
@@ -41,7 +42,7 @@ class LongRangeEncoder(nn.Module):
     def __init__(self, in_dim, out_dim, dim, heads, depth, grid):
         super().__init__()
         self.transformer = GridTransformer(in_dim, dim, heads, depth, grid)
-        self.out = nn.Conv2d(dim, out_dim, 1)
+        self.out = Pointwise(dim, out_dim)
 
     def forward(self, x):
         return from_grid(self.out(self.transformer(x)), x.shape[-2:])
@@ -52,7 +53,7 @@ class ShortRangeEncoder(nn.Module):
 
     def __init__(self, in_dim, out_dim):
         super().__init__()
-        self.net = nn.Sequential(nn.Conv2d(in_dim, in_dim, 3, padding=1, groups=in_dim), nn.Conv2d(in_dim, out_dim, 1), nn.GELU(),
+        self.net = nn.Sequential(nn.Conv2d(in_dim, in_dim, 3, padding=1, groups=in_dim), Pointwise(in_dim, out_dim), nn.GELU(),
                                  nn.Conv2d(out_dim, out_dim, 3, padding=1))
 
     def forward(self, x):
@@ -70,9 +71,9 @@ class StructureLayer(nn.Module):
         # The eight difference maps go in together: one call instead of eight modules.
         self.grad_long = LongRangeEncoder(8 * dim, dim, token_dim, heads, 1, grid)
         self.grad_short = ShortRangeEncoder(8 * dim, dim)
-        self.fuse = nn.Conv2d(2 * dim, dim, 1)
-        self.grad_fuse = nn.Conv2d(2 * dim, dim, 1)
-        self.bands = nn.Conv2d(2 * dim, 3 * dim, 1)
+        self.fuse = Pointwise(2 * dim, dim)
+        self.grad_fuse = Pointwise(2 * dim, dim)
+        self.bands = Pointwise(2 * dim, 3 * dim)
 
     def forward(self, z):
         z = self.norm(z)

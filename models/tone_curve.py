@@ -5,6 +5,7 @@ method (``ToneCurve``), and a second opinion for P-IEANet, whose error is most o
 """
 import math
 
+import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -35,7 +36,10 @@ def statistics(x):
 
 def ascending(maps):
     """(B, C, H, W) -> (B, C, H W), each channel sorted; several in one call, which a CPU's threads share."""
-    return maps.flatten(2).sort(2).values
+    values = maps.flatten(2)
+    if values.device.type == 'cpu' and not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        return torch.from_numpy(np.sort(values.numpy()))  # some 20 times faster, because it does not say where each value came from
+    return values.sort(2).values
 
 
 def quantiles(values, count):
@@ -136,8 +140,12 @@ def draw(values, grey):
     """(B, knots) residuals at knots evenly spread over [0, 1], grey (B, ...) on [0, 1] -> residual (B, ...), in grey's type."""
     knots = values.shape[1]
     at = wide(grey).flatten(1) * (knots - 1)
-    # How much of each knot's value a pixel gets, knot by knot: no (B, knots, H, W) in memory, and nothing that does not export.
-    residual = sum(values[:, k, None] * F.relu(1 - (at - k).abs()) for k in range(knots))
+    # A line, and at each knot within what bends it: no (B, knots, H, W) in memory, and nothing that does not export.
+    slopes = values.diff(dim=1)
+    bends = slopes.diff(dim=1)
+    residual = torch.addcmul(values[:, :1], slopes[:, :1], at)
+    for k in range(1, knots - 1):
+        residual = torch.addcmul(residual, bends[:, k - 1, None], F.relu(at - k))
     return residual.unflatten(1, grey.shape[1:]).to(grey.dtype)
 
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from models.grid import SelfAttention, from_grid, to_grid
-from models.lightness import LightnessChannelAttention, LightnessPixelAttention
+from models.lightness import LightnessChannelAttention, LightnessPixelAttention, by_rows, sum_of_kernels
 from models.p_ieanet import PIEANet, PIEANetConfig, luma
+from models.pointwise import LARGE, Pointwise
 from models.structure import DIRECTIONS, LongRangeEncoder, gradient_maps
 from tests_support import SMALL, awake
 
@@ -102,6 +103,33 @@ def test_attention_maps_are_weights():
     a_p = LightnessPixelAttention(16, 2, 8, (1, 5))(x)
     assert a_c.shape == (2, 16, 1, 1) and a_p.shape == (2, 1, 20, 24)
     assert 0 < a_c.min() and a_c.max() < 1 and 0 < a_p.min() and a_p.max() < 1
+
+
+@torch.no_grad()
+def test_kernels_summed_and_taken_by_rows_are_equation_6():
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 21, 17)
+    for sizes in ((3, 7, 11), (5, 1), (1,)):
+        convs = [torch.nn.Conv2d(4, 1, k, padding=k // 2) for k in sizes]
+        found = by_rows(x, sum_of_kernels([c.weight for c in convs]), sum(c.bias for c in convs))
+        assert torch.allclose(found, sum(c(x) for c in convs), atol=1e-5)
+
+
+@torch.no_grad()
+def test_pixels_by_themselves_on_one_thread_too():
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    for inside, outside, bias in ((12, 32, True), (16, 1, True), (64, 8, False)):
+        layer = Pointwise(inside, outside, bias)
+        for x in (torch.randn(1, inside, 5, 7), torch.randn(1, inside, 60, 50), torch.randn(2, inside, 40, 50).to(memory_format=torch.channels_last)):
+            expected = torch.einsum('bihw,oi->bohw', x, layer.weight[:, :, 0, 0]) + (layer.bias[:, None, None] if bias else 0)
+            try:
+                for torch_threads in (1, 2):
+                    torch.set_num_threads(torch_threads)
+                    assert torch.allclose(layer(x), expected, atol=1e-5)
+            finally:
+                torch.set_num_threads(threads)
+    assert 12 * 60 * 50 > LARGE > 64 * 5 * 7  # both ways were taken
 
 
 def test_grid_keeps_constants_and_means():

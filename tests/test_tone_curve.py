@@ -7,7 +7,7 @@ from test_train import make_set
 import train_wavelet
 from models import PIEANet, PIEANetConfig, load_model, save_model
 from models.semantics import CHANNELS
-from models.tone_curve import COUNT, ToneCurve, ToneCurves, describe, draw, fit_curve, fit_curves
+from models.tone_curve import COUNT, ToneCurve, ToneCurves, ascending, describe, draw, fit_curve, fit_curves
 
 
 def small(**settings):
@@ -44,6 +44,15 @@ def test_settings_of_the_curve():
 def test_a_curve_passes_through_its_knots():
     values, grey = torch.tensor([[0.5, 0.1, 0.0, -0.2, -0.6]]), torch.tensor([[[0.0, 0.25, 0.375], [0.5, 0.75, 1.0]]])
     assert torch.allclose(draw(values, grey), torch.tensor([[[0.5, 0.1, 0.05], [0.0, -0.2, -0.6]]]), atol=1e-6)
+
+
+def test_sorted_alike_with_gradients_and_without():
+    maps = torch.randn(2, 3, 20, 30, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        plain = ascending(maps)
+    with torch.inference_mode():
+        assert torch.equal(ascending(maps), plain)
+    assert torch.equal(ascending(maps.requires_grad_()), plain) and ascending(maps).requires_grad
 
 
 @torch.no_grad()
