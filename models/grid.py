@@ -76,4 +76,5 @@ class GridTransformer(nn.Module):
 
     def forward(self, x):
         tokens = self.embed(to_grid(x, self.grid).flatten(2).transpose(1, 2)) + self.position
-        return self.layers(tokens).transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        # Flattened first: the strides of a batch of one may be any, and with odd ones the map is not known for channels_last.
+        return self.layers(tokens).flatten(0, 1).unflatten(0, (-1, self.grid, self.grid)).permute(0, 3, 1, 2)
