@@ -33,6 +33,7 @@ import torch.nn.functional as F
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 from literal_released import LiteralReleasedNet                                 # noqa: E402
+from make_heatmap import keep_freed_memory                                      # noqa: E402
 from models.checkpoint import CheckpointError, load_model                       # noqa: E402
 from models.released import UNUSED, ReleasedWaveletNet, load_released           # noqa: E402
 
@@ -145,6 +146,7 @@ def main():
     if min(args.threads + args.batch + [args.repeats]) < 1:
         parser.error('--threads, --batch and --repeats must be at least 1')
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    keep_freed_memory()  # for all alike, as make_heatmap.py does: else each turn is mostly the pages that the one before gave back
 
     rows = []
     for device in args.device or ['cpu'] + ['cuda'] * torch.cuda.is_available():
