@@ -38,6 +38,7 @@ IMAGE_EXTENSIONS = frozenset(('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp',
                               '.avif', '.heic', '.heif'))
 MAX_PIXELS = 150_000_000
 GROUND = (255, 255, 255)  # what shows through transparent pixels
+STRIP = 1 << 20  # pixels that are taken out of a picture at a time
 
 # Camera raw files are TIFFs, or close to it, whose first picture is a thumbnail: a wrong answer.
 _RAW_EXTENSIONS = frozenset(('.dng', '.nef', '.nrw', '.cr2', '.cr3', '.arw', '.raf', '.rw2', '.orf', '.pef',
@@ -141,11 +142,23 @@ def resize_pixels(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return small[0].permute(1, 2, 0).contiguous().numpy()
 
 
+def to_pixels(picture: Image.Image) -> np.ndarray:
+    """A picture in mode 'RGB' as an (H, W, 3) uint8 array that may be written to, as torch wants it."""
+    _check_rgb(picture)
+    width, height = picture.size
+    rows = max(1, STRIP // width)
+    if rows >= height:
+        return np.array(picture)
+    # All at once, Pillow makes a list of parts and of them one string, which numpy copies: three times the time from 12 MP on.
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        pixels[top:top + rows] = np.asarray(picture.crop((0, top, width, min(top + rows, height))))
+    return pixels
+
+
 def to_tensor(picture: Image.Image) -> torch.Tensor:
     """A picture in mode 'RGB' as a (3, H, W) float32 tensor in [0, 1]."""
-    _check_rgb(picture)
-    pixels = torch.from_numpy(np.array(picture))  # not asarray: torch wants memory that it may write to
-    return pixels.permute(2, 0, 1).contiguous().float().div_(255)
+    return torch.from_numpy(to_pixels(picture)).permute(2, 0, 1).contiguous().float().div_(255)
 
 
 def _check_rgb(picture: Image.Image) -> None:

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from datasets.images import MAX_PIXELS, convert_image, read_image, resize_pixels
+from datasets.images import MAX_PIXELS, convert_image, read_image, resize_pixels, to_pixels
 from models.checkpoint import load_model
 from models.p_ieanet import set_ideal
 from models.released import ReleasedWaveletNet
@@ -213,8 +213,7 @@ class Predictor:
         """Step 1: an RGB picture at the network's size, and its grey."""
         width, height = picture.size
         size = (self.size, self.size) if self.square else working_size(height, width, self.size)
-        pixels = np.array(picture)  # not asarray: torch wants memory that it may write to
-        return Prepared(resize_pixels(pixels, *size), np.asarray(picture.convert('L')))
+        return Prepared(resize_pixels(to_pixels(picture), *size), np.asarray(picture.convert('L')))
 
     def fields(self, smalls: list[np.ndarray]) -> list[np.ndarray]:
         """Step 2, the network: (h, w, 3) uint8 pictures of one size to (h, w) float32 residuals."""

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageCms, features
 
 from datasets import images
-from datasets.images import ImageError, grey, read_image, resize_pixels, resize_rgb, to_tensor
+from datasets.images import ImageError, grey, read_image, resize_pixels, resize_rgb, to_pixels, to_tensor
 
 HEIGHT, WIDTH = 40, 64
 
@@ -396,3 +396,11 @@ def test_tensor_grey_and_resize():
         to_tensor(picture.convert('L'))
     with pytest.raises(ValueError, match='3'):
         grey(torch.zeros(1, 8, 8))
+
+
+@pytest.mark.parametrize('strip', [1, 50, 130, 1 << 20])
+def test_pixels_in_strips_of_any_size(strip, monkeypatch):
+    monkeypatch.setattr('datasets.images.STRIP', strip)
+    expected = np.random.default_rng(0).integers(0, 256, (23, 41, 3), np.uint8)
+    pixels = to_pixels(Image.fromarray(expected))
+    assert pixels.flags.writeable and np.array_equal(pixels, expected)
