@@ -5,7 +5,7 @@
     python benchmarks/released_speed.py --threads 2 --batch 1 --repeats 15     one setting, more carefully
 
 The literal version (tests/literal_released.py) runs in float32 as the release's heat-map script runs it: one
-picture after the other, each paired with itself. It, ours in float32, ours in bfloat16 and two yardsticks
+picture after the other, each paired with itself, but freed memory is kept, for all alike. It, ours in float32, ours in bfloat16 and two yardsticks
 take turns in one process, so that other load on the machine meets all of them; times are medians over the
 turns. Threads wait for each other often, so figures of several threads need as many idle cores: see
 load_average in the table. cpu_ratio compares processor time instead; with one thread it stands any load.
@@ -40,7 +40,7 @@ from models.released import UNUSED, ReleasedWaveletNet, load_released           
 SHIPPED = ROOT / 'checkpoints' / 'p_ieanet.safetensors'
 GFLOP = 78.7            # of the released graph, for one 256x256 picture
 PROTOCOL = ('alternating in one process, medians, uniform noise pictures; '
-            'literal = float32, one picture at a time, paired with itself')
+            'literal = float32, one picture at a time, paired with itself; freed memory is kept')
 
 
 def networks(checkpoint, device):

@@ -240,7 +240,8 @@ class Predictor:
                 slope, ideal = maps
                 cv2.accumulateProduct(slope, grey, ideal)
                 np.clip(ideal, 0, 255, out=ideal)
-                cv2.addWeighted(ideal, 1 / 255, grey, -1 / 255, 0, dst=residual[top:bottom])
+                part = cv2.subtract(ideal, grey, dst=residual[top:bottom])
+                part *= 1 / 255
             else:
                 np.clip(maps[0], -1, 1, out=residual[top:bottom])
         return residual
@@ -290,7 +291,7 @@ def guided_coefficients(guide: np.ndarray, residual: np.ndarray, radius: int, ep
     def blur(plane, out=None):
         return cv2.blur(plane, (2 * radius + 1, 2 * radius + 1), dst=out)
 
-    guide, residual = guide.astype(np.float32), residual * 255
+    guide, residual = guide.astype(np.float32) - 128, residual * 255  # about 0, or the differences of squares below lose digits
     mean_guide, mean = blur(guide), blur(residual)
     residual *= guide
     guide *= guide
@@ -300,6 +301,7 @@ def guided_coefficients(guide: np.ndarray, residual: np.ndarray, radius: int, ep
     variance -= mean_guide * mean_guide
     variance += eps * 255 ** 2
     slope /= variance
+    mean_guide += 128
     mean_guide *= slope
     mean -= mean_guide
     found = np.empty((2, *guide.shape), np.float32)

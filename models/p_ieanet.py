@@ -204,7 +204,7 @@ class PIEANet(nn.Module):
             z = [conv(d).chunk(3, 1) for conv, d in zip(self.structure, details)]
         for i in reversed(range(c.levels)):
             a = self.merge(self.narrow[i](a), *z[i], size=sizes[i])
-        if x.is_contiguous(memory_format=torch.channels_last):  # a mixture of layouts would be put in order by each layer anew
+        if x.stride(1) == 1:  # channels_last; a mixture of layouts would be put in order by each layer anew
             a = a.contiguous(memory_format=torch.channels_last)
         residual = self.skip(a) + self.head(torch.cat((a, x, luma(x)), 1))
         if c.curve:

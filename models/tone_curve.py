@@ -35,10 +35,13 @@ def statistics(x):
 
 
 def ascending(maps):
-    """(B, C, H, W) -> (B, C, H W), each channel sorted; several in one call, which a CPU's threads share."""
+    """(B, C, H, W) -> (B, C, H W), each channel sorted; several in one call, which threads may share."""
     values = maps.flatten(2)
-    if values.device.type == 'cpu' and not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()):
-        return torch.from_numpy(np.sort(values.numpy()))  # some 20 times faster, because it does not say where each value came from
+    # Asked in this order, for a program that is exported must not ask for the mode. In it nothing follows what becomes of the numbers.
+    plain = not (torch.compiler.is_compiling() or torch.jit.is_tracing()) and torch.is_inference_mode_enabled()
+    if plain and values.device.type == 'cpu' and values.dtype != torch.bfloat16:
+        # Numpy does not say where each value came from: some 30 times faster with AVX512, and a sixth of the network's time.
+        return torch.from_numpy(np.sort(values.numpy()))
     return values.sort(2).values
 
 
@@ -63,7 +66,7 @@ class ToneCurve(nn.Module):
 
     Args:
         width: hidden units of the MLP's two layers.
-        knots: of the curve, evenly spread over grey.
+        knots: of the curve, evenly spread over grey; two or more.
         dropout: share of hidden units left out in training.
         context: channels of further features of the picture, whose means and deviations join the statistics; 0: none.
     """
@@ -137,7 +140,7 @@ def describe(x, context=None):
 
 
 def draw(values, grey):
-    """(B, knots) residuals at knots evenly spread over [0, 1], grey (B, ...) on [0, 1] -> residual (B, ...), in grey's type."""
+    """(B, knots) residuals at two or more knots evenly spread over [0, 1], grey (B, ...) on [0, 1] -> residual (B, ...), in grey's type."""
     knots = values.shape[1]
     at = wide(grey).flatten(1) * (knots - 1)
     # A line, and at each knot within what bends it: no (B, knots, H, W) in memory, and nothing that does not export.

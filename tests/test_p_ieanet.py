@@ -7,7 +7,7 @@ import torch
 from models.grid import SelfAttention, from_grid, to_grid
 from models.lightness import LightnessChannelAttention, LightnessPixelAttention, by_rows, sum_of_kernels
 from models.p_ieanet import PIEANet, PIEANetConfig, luma
-from models.pointwise import LARGE, Pointwise
+from models.pointwise import Pointwise
 from models.structure import DIRECTIONS, LongRangeEncoder, gradient_maps
 from tests_support import SMALL, awake
 
@@ -115,21 +115,42 @@ def test_kernels_summed_and_taken_by_rows_are_equation_6():
         assert torch.allclose(found, sum(c(x) for c in convs), atol=1e-5)
 
 
-@torch.no_grad()
-def test_pixels_by_themselves_on_one_thread_too():
-    torch.manual_seed(0)
+@pytest.fixture
+def one_thread():
     threads = torch.get_num_threads()
-    for inside, outside, bias in ((12, 32, True), (16, 1, True), (64, 8, False)):
-        layer = Pointwise(inside, outside, bias)
-        for x in (torch.randn(1, inside, 5, 7), torch.randn(1, inside, 60, 50), torch.randn(2, inside, 40, 50).to(memory_format=torch.channels_last)):
-            expected = torch.einsum('bihw,oi->bohw', x, layer.weight[:, :, 0, 0]) + (layer.bias[:, None, None] if bias else 0)
-            try:
-                for torch_threads in (1, 2):
-                    torch.set_num_threads(torch_threads)
-                    assert torch.allclose(layer(x), expected, atol=1e-5)
-            finally:
-                torch.set_num_threads(threads)
-    assert 12 * 60 * 50 > LARGE > 64 * 5 * 7  # both ways were taken
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize('inside, outside, bias', [(12, 32, True), (16, 1, True), (64, 8, False)])
+def test_pixels_by_themselves_on_one_thread_too(inside, outside, bias, one_thread):
+    torch.manual_seed(0)
+    layer = Pointwise(inside, outside, bias)
+    last = torch.channels_last
+    for x, dilates in ((torch.randn(1, inside, 5, 7).to(memory_format=last), False), (torch.randn(1, inside, 60, 50), False),
+                       (torch.randn(1, inside, 60, 50).to(memory_format=last), outside > 1),
+                       (torch.randn(2, inside, 60, 50).to(memory_format=last), outside > 1),
+                       (torch.randn(1, inside, 60, 50, dtype=torch.double).to(memory_format=last), False)):
+        layer.to(x.dtype).zero_grad()
+        assert layer.dilates(x) == (dilates and torch.backends.mkldnn.is_available())
+        x.requires_grad_()
+        y = layer(x)
+        expected = torch.einsum('bihw,oi->bohw', x, layer.weight[:, :, 0, 0]) + (layer.bias[:, None, None] if bias else 0)
+        assert torch.allclose(y, expected, atol=1e-5)
+        found, wanted = (torch.autograd.grad(v.square().sum(), (x, layer.weight)) for v in (y, expected))
+        for one, other in zip(found, wanted):
+            assert torch.allclose(one, other, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.filterwarnings('ignore:There is a performance drop')  # of attention under vmap
+@torch.no_grad()
+def test_threads_and_layouts_give_the_same_map(one_thread):
+    net, x = network(), torch.rand(2, 3, 90, 120)
+    alone = net(x.to(memory_format=torch.channels_last))
+    torch.set_num_threads(2)
+    assert torch.allclose(net(x), alone, atol=1e-5)
+    assert torch.allclose(torch.vmap(lambda picture: net(picture[None])[0])(x), alone, atol=1e-5)
 
 
 def test_grid_keeps_constants_and_means():

@@ -1,4 +1,5 @@
 """The predictor: right size, right pixels, edges kept, nothing depends on neighbours, batch or threads."""
+import functools
 import threading
 
 import cv2
@@ -124,6 +125,27 @@ def test_guided_coefficients_against_the_definition():
         window = slice(y - radius, y + radius + 1), slice(x - radius, x + radius + 1)
         assert abs(result[0, y, x] - slopes[window].mean()) < 1e-4
         assert abs(result[1, y, x] / 255 - offsets[window].mean()) < 1e-4
+
+
+def test_guided_coefficients_of_a_bright_wall():
+    """Hardly any variance far from zero: the differences of squares must keep their digits."""
+    rng = np.random.default_rng(0)
+    levels, residual = rng.integers(250, 256, (40, 50), np.uint8), rng.uniform(-0.3, 0.3, (40, 50)).astype(np.float32)
+    slope, offset = guided_coefficients(levels, residual, 2, 1e-5)
+    blur = functools.partial(cv2.blur, ksize=(5, 5))
+    guide, residual = levels / 255, residual.astype(np.float64)
+    exact = (blur(guide * residual) - blur(guide) * blur(residual)) / (blur(guide * guide) - blur(guide) ** 2 + 1e-5)
+    expected = blur(exact) * guide + blur(blur(residual) - exact * blur(guide))
+    assert np.abs((slope * levels + offset) / 255 - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize('level', [0, 128, 255])
+def test_what_is_fine_is_exactly_zero_and_the_ideal_stays_between_black_and_white(level):
+    picture = Image.fromarray(np.full((40, 60, 3), level, np.uint8))
+    for value in (-1.0, 0.0, 1.0):
+        residual = Predictor(model=Constant(value)).predict(picture).residual
+        expected = np.float32(np.clip(level / 255 + value, 0, 1) - level / 255)
+        assert (residual == 0).all() if expected == 0 else np.abs(residual - expected).max() < 1e-6
 
 
 def test_alone_as_in_any_batch():

@@ -46,13 +46,28 @@ def test_a_curve_passes_through_its_knots():
     assert torch.allclose(draw(values, grey), torch.tensor([[[0.5, 0.1, 0.05], [0.0, -0.2, -0.6]]]), atol=1e-6)
 
 
-def test_sorted_alike_with_gradients_and_without():
+@torch.no_grad()
+def test_a_curve_is_a_weighed_mean_of_its_knots():
+    generator = torch.Generator().manual_seed(0)
+    for knots in (2, 3, 9):
+        values, grey = torch.randn(2, knots, generator=generator), torch.rand(2, 50, generator=generator)
+        grey[:, :2] = torch.tensor([0.0, 1.0])
+        near = (1 - (grey[:, None] * (knots - 1) - torch.arange(knots)[:, None]).abs()).clamp_min(0)
+        assert torch.allclose(draw(values, grey), (values[:, :, None] * near).sum(1), atol=1e-5)
+
+
+@pytest.mark.filterwarnings('ignore:.torch.jit.script. is deprecated')  # torch's own, in forward_ad
+def test_sorted_alike_whoever_asks():
     maps = torch.randn(2, 3, 20, 30, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        plain = ascending(maps)
-    with torch.inference_mode():
-        assert torch.equal(ascending(maps), plain)
-    assert torch.equal(ascending(maps.requires_grad_()), plain) and ascending(maps).requires_grad
+    plain = ascending(maps)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            with torch.inference_mode():
+                assert torch.equal(ascending(maps.to(dtype).contiguous(memory_format=layout)), plain.to(dtype).sort(2).values)
+    assert torch.equal(ascending(maps.clone().requires_grad_()), plain) and ascending(maps.clone().requires_grad_()).requires_grad
+    with torch.no_grad(), torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(maps, torch.ones_like(maps))
+        assert torch.autograd.forward_ad.unpack_dual(ascending(dual)).tangent.eq(1).all()
 
 
 @torch.no_grad()
