@@ -24,7 +24,7 @@ class Convolution(nn.Conv2d):
         self.margin = (kernel - stride) // 2, kernel - stride - (kernel - stride) // 2
 
     def forward(self, x):
-        return super().forward(F.pad(x, 2 * self.margin) if any(self.margin) else x)
+        return super().forward(F.pad(x, 2 * self.margin))
 
 
 class InvertedResidual(nn.Module):

@@ -37,6 +37,14 @@ def data_dir():
 
 
 @pytest.fixture
+def keep_threads():
+    """For tests that change how many threads torch uses."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def weights(tmp_path):
     """A checkpoint of a small untrained network."""
     torch.manual_seed(0)

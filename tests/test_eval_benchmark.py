@@ -70,13 +70,10 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch, request):
+def quick(monkeypatch, keep_threads):
     """Small maps are done sooner by one thread, and timing every method in every test takes its time."""
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.setattr(eval_benchmark, 'cost', functools.partial(cost, seconds=0, max_runs=3))
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(*arguments):

@@ -22,6 +22,7 @@ from tests_support import awake
 SCRIPT = Path(make_heatmap.__file__).resolve()
 TINY = dict(levels=2, width=8, down=(1,), middle=1, structure_widths=(4, 8), token_width=8, heads=2, grid=4,
             structure_grid=4, kernels=(3,))
+pytestmark = pytest.mark.usefixtures('keep_threads')  # the script works with one
 
 
 @pytest.fixture(scope='module')
@@ -32,13 +33,6 @@ def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp('weights') / 'tiny.safetensors'
     save_model(model, path)
     return path
-
-
-@pytest.fixture(autouse=True)
-def keep_threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def photo(height=60, width=90, seed=0):

@@ -116,11 +116,8 @@ def test_kernels_summed_and_taken_by_rows_are_equation_6():
 
 
 @pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
+def one_thread(keep_threads):
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize('inside, outside, bias', [(12, 32, True), (16, 1, True), (64, 8, False)])

@@ -194,18 +194,14 @@ def test_memory_layout_and_input_are_left_alone():
         assert torch.equal(fast(x.flip(3)[:, :, :, range(39, -1, -1)]), expected)
 
 
-def test_thread_count_changes_rounding_only():
+def test_thread_count_changes_rounding_only(keep_threads):
     fast = randomised(torch.float32)[1]
     x = torch.rand(1, 3, 64, 64)
-    threads = torch.get_num_threads()
-    try:
-        maps = []
-        for n in (1, 2):
-            torch.set_num_threads(n)
-            with torch.no_grad():
-                maps.append(fast(x))
-    finally:
-        torch.set_num_threads(threads)
+    maps = []
+    for n in (1, 2):
+        torch.set_num_threads(n)
+        with torch.no_grad():
+            maps.append(fast(x))
     assert (maps[0] - maps[1]).abs().max() <= 1e-5
 
 
