@@ -7,7 +7,7 @@ from test_train import make_set
 import train_wavelet
 from models import PIEANet, PIEANetConfig, load_model, save_model
 from models.semantics import CHANNELS
-from models.tone_curve import COUNT, ToneCurve, ToneCurves, ascending, describe, draw, fit_curve, fit_curves
+from models.tone_curve import COUNT, Standardise, ToneCurve, ToneCurves, ascending, describe, draw, fit_curve, fit_curves
 
 
 def small(**settings):
@@ -139,6 +139,18 @@ def test_trains_with_one_picture():
     before = norm.running_mean.clone()
     net(torch.rand(1, 3, 40, 56)).sum().backward()
     assert torch.equal(norm.running_mean, before) and norm.running_var.std() > 0 and net.members[1][0].mlp[-1].weight.grad.abs().max() > 0
+
+
+def test_half_of_the_numbers_are_left_out_in_training_only():
+    torch.manual_seed(0)
+    numbers = torch.randn(2000, COUNT)
+    norm, whole = Standardise(COUNT, left_out=0.5), Standardise(COUNT)
+    partly, wholly = norm(numbers), whole(numbers)
+    seen = partly != 0
+    assert abs(seen.float().mean() - 0.5) < 0.01 and torch.allclose(partly[seen], 2 * wholly[seen])  # twice, so that the sum stays on the mean
+    assert torch.equal(norm.eval()(numbers), whole.eval()(numbers))
+    assert ToneCurves(kinds=2).router[0].left_out == 0.5 and ToneCurve().mlp[0].left_out == 0
+    assert set(norm.state_dict()) == {'running_mean', 'running_var', 'num_batches_tracked'}  # as in files of before
 
 
 def test_fit_is_its_seeds():
