@@ -54,7 +54,8 @@ def quantiles(values, count):
 class Standardise(nn.BatchNorm1d):
     """Numbers of any type less their mean, over their deviation, in the module's own; of a batch of one, which has no deviation, by the running ones.
 
-    ``left_out``: share of the numbers that are left out (zero, their mean) in training.
+    ``left_out``: share of the numbers that are left out (zero, their mean) in training; here, for a layer of its own would rename the weights of
+    the layers after it.
     """
 
     def __init__(self, count, left_out=0.0):

@@ -139,18 +139,10 @@ def test_the_order_of_the_csv_does_not_matter(tmp_path, tiny):
     shutil.copytree(tiny, shuffled)
     lines = read_lines(tiny / 'test.csv')
     write_csv(shuffled / 'test.csv', [lines[i] for i in np.random.default_rng(3).permutation(len(lines))])
-    _, a = report_of(tmp_path, tiny)
-    _, b = report_of(tmp_path, shuffled)
-    # Not to the last digit: on some CPUs a product of matrices rounds a picture's row otherwise in another place of the batch.
-    a, b = numbers_in(a['rows']), numbers_in(b['rows'])
-    assert len(a) > 100 and a.keys() == b.keys()
-    assert all(a[k] == (pytest.approx(b[k], rel=1e-5, abs=1e-6) if isinstance(b[k], float) else b[k]) for k in a)
-
-
-def numbers_in(value, path=()):
-    """{path: leaf} of nested dicts and lists."""
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    return {path: value} if inside is None else {k: v for key, part in inside for k, v in numbers_in(part, (*path, key)).items()}
+    # One by one: on some CPUs a product of matrices rounds a picture's row otherwise in another place of a batch.
+    _, a = report_of(tmp_path, tiny, '--batch-size', 1)
+    _, b = report_of(tmp_path, shuffled, '--batch-size', 1)
+    assert a['rows'] == b['rows']
 
 
 class Small(nn.Module):
