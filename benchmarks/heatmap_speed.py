@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import make_heatmap  # noqa: E402
+from cli import keep_freed_memory  # noqa: E402
 from datasets.images import read_image  # noqa: E402
 from exposure import Predictor, heatmap, score_map  # noqa: E402
 from exposure.predictor import DEFAULT_CHECKPOINT  # noqa: E402
@@ -176,7 +177,7 @@ def main():
     batch_size = args.batch_size or (1 if args.device == 'cpu' else 16)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    make_heatmap.keep_freed_memory()
+    keep_freed_memory()
     predictor = Predictor(args.checkpoint, args.device, precision=args.amp)
     about = {'commit': commit(), 'hardware': hardware() if predictor.device.type == 'cpu' else
              torch.cuda.get_device_name(predictor.device), 'torch': torch.__version__, 'amp': args.amp}

@@ -32,8 +32,8 @@ import torch.nn.functional as F
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+from cli import keep_freed_memory                                               # noqa: E402
 from literal_released import LiteralReleasedNet                                 # noqa: E402
-from make_heatmap import keep_freed_memory                                      # noqa: E402
 from models.checkpoint import CheckpointError, load_model                       # noqa: E402
 from models.released import UNUSED, ReleasedWaveletNet, load_released           # noqa: E402
 

@@ -1,6 +1,6 @@
 """Train every network of the benchmark, P-IEANet among them, each for the same time, and make the table.
 
-    python benchmarks/train_baselines.py --minutes 15 --out runs/baselines -- --photos photos/train \\
+    python benchmarks/train_baselines.py --minutes 10 --out runs/baselines -- --photos photos/train \\
         --data sets/photos --val-csv sets/photos/val.csv --amp bf16 --threads 1 --workers 0
     python benchmarks/train_baselines.py ... --sets sets --released F.pth -- ...       then evaluate all of them (benchmarks/main_table.py)
 
@@ -121,7 +121,7 @@ def main(argv=None):
     argv = list(sys.argv[1:] if argv is None else argv)
     own, passed = (argv[:argv.index('--')], argv[argv.index('--') + 1:]) if '--' in argv else (argv, [])
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog='After -- : arguments of train_wavelet.py')
-    p.add_argument('--minutes', type=float, default=15, help='of each network')
+    p.add_argument('--minutes', type=float, default=10, help='of each network')
     p.add_argument('--steps', type=int, help='instead: the same number of steps for each')
     p.add_argument('--networks', nargs='+', default=['p_ieanet', *NETWORKS], choices=('p_ieanet', *NETWORKS))
     p.add_argument('--out', type=Path, default=Path('runs/baselines'))

@@ -24,7 +24,8 @@ def test_insert_keeps_the_rest():
     assert once.startswith('a\n') and once.endswith('\nb\n') and 'old' not in once and readme_table.insert(once, 'new') == once
 
 
-@pytest.mark.parametrize('page', ['README.md', 'docs/data.md', 'checkpoints/MODEL_CARD.md', 'docs/add_a_method.md', 'docs/network.md', 'docs/scores.md'])
+@pytest.mark.parametrize('page', ['README.md', 'docs/data.md', 'checkpoints/MODEL_CARD.md', 'docs/add_a_method.md', 'docs/network.md', 'docs/scores.md',
+                                  'docs/training.md', 'benchmarks/protocols.md'])
 def test_links_lead_somewhere(page):
     import re
     path = ROOT / page

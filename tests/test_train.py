@@ -51,6 +51,14 @@ def refusal(capsys, *args):
     return error
 
 
+def test_help_says_every_default(capsys):
+    with pytest.raises(SystemExit):
+        train_wavelet.get_args(['--help'])
+    text = ' '.join(capsys.readouterr().out.split())
+    assert '(paper: 3e-05, default: 0.001)' in text and '(paper: none, default: 128 256 256)' in text
+    assert 'None' not in text and 'default: False' not in text
+
+
 def test_windows_are_as_large_as_asked_for(capsys, tmp_path, pairs):
     for value in ('0', '1.5', 'nan'):
         assert 'accepted are numbers above 0, up to 1' in refusal(capsys, *pairs, '--out', tmp_path / 'out', '--min-window', value)
