@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cli import Parser
+from cli import Parser, output_file
 from models import PIEANet
 from models.checkpoint import atomic_write, load_model
 from models.gated import ChannelNorm
@@ -180,7 +180,7 @@ def largest_difference(model, path, sizes=SIZES, batches=BATCHES):
 def main(argv=None):
     parser = Parser(description=__doc__.split('\n')[0])
     parser.add_argument('--checkpoint', type=Path, default=ROOT / 'checkpoints' / 'p_ieanet.safetensors', metavar='F')
-    parser.add_argument('--out', type=Path, metavar='F', help='default: beside the checkpoint, .onnx or .pt2')
+    parser.add_argument('--out', type=output_file, metavar='F', help='default: beside the checkpoint, .onnx or .pt2')
     parser.add_argument('--format', choices=('onnx', 'torch'), default='onnx')
     parser.add_argument('--opset', type=int, default=18, help='18 or newer (antialiased resizing), default 18')
     parser.add_argument('--no-check', action='store_true', help='do not compare with PyTorch')
@@ -190,8 +190,6 @@ def main(argv=None):
     out = args.out or args.checkpoint.with_suffix('.onnx' if args.format == 'onnx' else '.pt2')
     try:
         model = load_model(args.checkpoint)
-        if not out.parent.is_dir():
-            raise ValueError(f'argument --out: {out.parent} is not a folder')
         if args.format == 'torch':
             program = io.BytesIO()
             torch.export.save(export_program(model), program)

@@ -111,7 +111,7 @@ def parse_args(argv):
     add('--checkpoint', type=Path, default=DEFAULT_CHECKPOINT, metavar='F', help='weights')
     add('--device', default='auto', help='auto, cpu, cuda, cuda:N')
     add('--batch-size', type=int, metavar='N', help='pictures per network call, default 16 on a GPU, else 1')
-    add('--size', type=int, default=256, metavar='N', help='longer side that the network sees, default 256')
+    add('--size', type=int, default=256, metavar='N', help="longer side that the network sees, default 256 (the authors' sees squares of 256)")
     add('--ideal', choices=IDEALS, default='auto',
         help="'photograph', as a photographer exposes; 'fusion', as a bracket's frames are merged; default auto: as the picture looks")
     add('--amp', choices=PRECISIONS, default='off', help='half precision of the network')
@@ -201,7 +201,7 @@ def walk(folder: Path, recursive: bool):
 def plan(pictures: list[Path], roots: list[Path], out: Path | None) -> list[Job]:
     """Where each picture's outputs go; no two pictures share a name, and none takes a picture's."""
     base = os.path.commonpath([os.path.abspath(root) for root in roots]) if out is not None else None
-    targets, whole = [], []
+    targets, whole = [], []  # the whole name where the stem is another's; where that is taken too, underscores after it
     for picture in pictures:
         folder = picture.parent
         if out is not None:
@@ -214,11 +214,12 @@ def plan(pictures: list[Path], roots: list[Path], out: Path | None) -> list[Job]
     while True:
         # Compared without case, for file systems that do not tell a.png from A.png.
         counts = Counter(target.casefold() for target in targets)
-        longer = [w if counts[target.casefold()] > 1 or covers(target, taken) else target
-                  for target, w in zip(targets, whole)]
-        if longer == targets:
+        clash = [counts[target.casefold()] > 1 and not target.startswith(name) or covers(target, taken)
+                 for target, name in zip(targets, whole)]
+        if not any(clash):
             return [Job(str(picture), target) for picture, target in zip(pictures, targets)]
-        targets = longer
+        targets = [(target + '_' if target.startswith(name) else name) if bad else target
+                   for target, name, bad in zip(targets, whole, clash)]
 
 
 def covers(target: str, taken: set[str]) -> bool:
@@ -440,13 +441,16 @@ def printable(text: str) -> str:
 
 def report(jobs: list[Job], rows: list, reasons: list, own: int) -> None:
     done = [(job, row) for job, row in zip(jobs, rows) if row is not None]
-    if len(jobs) <= SHOWN:
-        for job, row in done:
+    try:
+        for job, row in done if len(jobs) <= SHOWN else []:
             print(f'{printable(job.target)}_exposure.png  score {row["score"]:.2f}',
                   f'mean residual {row["mean_residual"]:+.3f}',
                   f'under {row["share_under"]:.0%}  over {row["share_over"]:.0%}', sep='  ')
             if 'criteria_why' in row:
                 print(f"    {printable(row['criteria_why'])}")
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read on (head, less) has seen enough; the maps are written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if own:
         print(f'left out {own} files that are heat maps or legends already (*_exposure*.png)', file=sys.stderr)
     failures = [printable(why) for why in reasons if why is not None]
@@ -485,6 +489,8 @@ def prepare(args):
         where = ', '.join(args.paths) or str(SAMPLES)
         hint = '' if args.recursive else '; --recursive looks into sub-folders'
         raise ValueError(f'no pictures in {where} ({", ".join(sorted(IMAGE_EXTENSIONS))}{hint})')
+    if args.csv is not None and args.json is not None and os.path.abspath(args.csv) == os.path.abspath(args.json):
+        raise ValueError(f'{args.csv}: is named for both --csv and --json')
     for path in (args.csv, args.json):
         if path is not None:
             if path.suffix.lower() in IMAGE_EXTENSIONS:

@@ -331,4 +331,8 @@ def _upright(rgb: Image.Image, source: Image.Image) -> Image.Image:
     except Exception:  # damaged EXIF says nothing about the orientation; the pixels are fine
         orientation = 1
     method = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
-    return rgb if method is None else rgb.transpose(method)
+    if method is None:
+        return rgb
+    turned = rgb.transpose(method)
+    turned.info = {}  # or what is upright now would be turned once more where it is converted again
+    return turned

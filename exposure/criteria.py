@@ -354,30 +354,31 @@ MASK_EXTENSIONS = ('.png', '.webp', '.bmp', '.tif', '.tiff', '.jpg', '.jpeg')
 
 
 def find_mask(folder: str | os.PathLike, picture: str | os.PathLike, base: str | os.PathLike) -> Path:
-    """The mask of a picture: <folder>/<its place below base>, with one of MASK_EXTENSIONS in place of its own or after it.
+    """The mask of a picture: <folder>/<its place below base>, with one of MASK_EXTENSIONS after its own or in place of it.
 
     Raises:
         CriteriaError: there is none.
     """
     place = Path(folder) / os.path.relpath(os.path.abspath(picture), os.path.abspath(base))
-    for extension in (e for lower in MASK_EXTENSIONS for e in (lower, lower.upper())):
-        for path in (place.with_suffix(extension), place.with_name(place.name + extension)):
-            if path.is_file():
-                return path
+    extensions = [e for lower in MASK_EXTENSIONS for e in (lower, lower.upper())]
+    # a.jpg.png first: beside a.jpg there may be a picture a.png, whose mask a.png is.
+    for path in [*(place.with_name(place.name + e) for e in extensions), *(place.with_suffix(e) for e in extensions)]:
+        if path.is_file():
+            return path
     raise CriteriaError(f'{picture}: no mask, {place.with_suffix(".png")} is not there')
 
 
-def black_and_white(mask: Image.Image) -> bool:
-    """Whether a palette picture shows both and nothing else: no class labels then, and quantisers put white first."""
-    return {color for _, color in mask.convert('RGB').getcolors(256)} == {(0, 0, 0), (255, 255, 255)}
+def all_grey(mask: Image.Image) -> bool:
+    """Whether a palette picture shows greys alone: no class labels then, for programs that save palettes put any grey at any place."""
+    return all(len(set(color)) == 1 for _, color in mask.convert('RGB').getcolors(256))
 
 
 def read_mask(path: str | os.PathLike, shape: tuple) -> np.ndarray:
     """(H, W) bool, true on the subject, for a picture of `shape` (H, W).
 
-    A palette: every index but 0 (class labels), unless its colours are black and white. Transparency: what is more
-    opaque than not (cut-outs). Else grey: 128 and more, or every value but 0 where there is none above 1. Another size
-    of the same shape is brought to the picture's.
+    A palette of colours: every index but 0 (class labels). Transparency: what is more opaque than not (cut-outs). Else
+    grey, that of a palette of greys too: 128 and more (of 16 bit 32896), or every value but 0 where there is none above 1.
+    Another size of the same shape is brought to the picture's.
 
     Raises:
         CriteriaError: the file cannot be read, or its sides have another proportion (2 % off), as a mask that lacks the
@@ -386,13 +387,14 @@ def read_mask(path: str | os.PathLike, shape: tuple) -> np.ndarray:
     try:
         with Image.open(path) as mask:
             mask.load()
-            if mask.mode == 'P' and 'transparency' not in mask.info and not black_and_white(mask):
+            if mask.mode == 'P' and 'transparency' not in mask.info and not all_grey(mask):
                 subject = np.asarray(mask) != 0
             elif mask.mode in ('RGBA', 'LA', 'P') and (alpha := np.asarray(mask.convert('RGBA').getchannel('A'))).min() < 255:
                 subject = alpha >= 128
             else:
-                grey = np.asarray(mask if mask.mode in ('1', 'L') else mask.convert('L'))
-                subject = grey != 0 if grey.max() <= 1 else grey >= 128
+                deep = mask.mode.startswith('I;16')  # which convert('L') would cut off at 255
+                grey = np.asarray(mask if deep or mask.mode in ('1', 'L') else mask.convert('L'))
+                subject = grey != 0 if grey.max() <= 1 else grey >= (32896 if deep else 128)
     except Exception as error:  # damaged data makes decoders raise nearly any type
         raise CriteriaError(f'{path}: not a readable mask ({" ".join(str(error).split())})') from error
     height, width = shape

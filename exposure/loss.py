@@ -49,6 +49,9 @@ class ExposureLoss(nn.Module):
     `.double()` for fp64) inside autocast too: half precision is off by up to 0.02, as much as the residual of a
     well-exposed picture.
 
+    A gradient of the gradient needs `through='picture'`, or PyTorch's `sdpa_kernel(SDPBackend.MATH)` around the call: its
+    fast attention has none.
+
     Raises:
         ValueError: for an argument, a shape, a value of the picture or a weight that is out of range; at least 32
             pixels a side are needed.
@@ -101,7 +104,7 @@ class ExposureLoss(nn.Module):
                 _check_range('weight', weight, float('inf'))
         if not torch.compiler.is_compiling():
             self.requires_grad_(False)  # that of an enclosing module sets the parameters themselves, past ours
-        dtype = next(self.parameters()).dtype
+        dtype = next((p.dtype for p in self.parameters()), torch.float32)
         with torch.autocast(picture.device.type, enabled=False):
             x, target = picture.to(dtype), self.target.to(dtype)
             height, width = full = x.shape[-2:]

@@ -86,7 +86,7 @@ class Predictor:
     Args:
         checkpoint: a file that `models.checkpoint.load_model` reads; None: checkpoints/p_ieanet.safetensors.
         device: 'auto' (a GPU when there is one), 'cpu', 'cuda', 'cuda:1' ...
-        size: the longer side of what the network sees.
+        size: the longer side of what the network sees (the authors' network sees squares of 256, whatever this says).
         upsample: how the network's maps come to full size. 'guided': by the guided filter, which keeps the
             picture's edges. 'bilinear': as the authors' script does.
             None: 'guided', but 'bilinear' for the authors' network.
@@ -99,7 +99,8 @@ class Predictor:
         max_pixels: larger files are refused.
         model: a network to use in place of a checkpoint: (B, 3, H, W) RGB in [0, 1] -> (B, 1, H, W). It is itself put in eval mode, on
             the device and in channels_last layout, and told `ideal`: give a copy of one that is still in training, or serves others.
-        score_head: a file of `train_wavelet.py --score-head`, for `learned_score`; it belongs to the weights it was trained with.
+        score_head: a file of `train_wavelet.py --score-head`, for `learned_score`; it belongs to the weights it was trained with, which is
+            checked where these come from a file.
         ideal: 'photograph', as a photographer exposes, or 'fusion', as a bracket's frames are merged; 'auto': as the picture looks
             (:func:`models.p_ieanet.set_ideal`, which changes the network). None: as the network was told before, at first 'auto'.
 
@@ -136,6 +137,8 @@ class Predictor:
             raise ValueError(f"upsample must be 'guided' or 'bilinear', but is {upsample!r}")
         if precision not in PRECISIONS:
             raise ValueError(f'precision must be one of {sorted(PRECISIONS)}, but is {precision!r}')
+        if model is not None and checkpoint is not None:
+            raise ValueError(f'either a checkpoint or a model, but both are given ({checkpoint})')
         self.device = pick_device(device)
         weights = None
         if model is None:

@@ -93,7 +93,7 @@ def set_ideal(network, ideal):
     """Say what is ideal, which a picture does not tell for sure: mostly a bracket's fusion is brighter than a photograph.
 
     Args:
-        network: the network itself, not a wrapper; changed in place. What it was told is not saved with its weights, nor exported.
+        network: the network itself, not a wrapper; changed in place. What it was told is not saved with its weights; an export keeps it.
         ideal: 'photograph', as a photographer exposes; 'fusion', as a bracket's frames are merged, and as panoramas are shown; 'auto': the
             network guesses which. None: as it was told before.
 

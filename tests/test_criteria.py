@@ -260,6 +260,14 @@ def test_masks(tmp_path):
                        ('rgb.jpg', Image.fromarray(ones * 255).convert('RGB'))):
         mask.save(tmp_path / 'sub' / name, quality=95)
         assert np.array_equal(read_mask(tmp_path / 'sub' / name, (20, 30)), expected), name
+    soft = Image.fromarray(np.pad(ones * 255, 1, mode='edge')).resize((120, 80), Image.Resampling.BICUBIC)  # greys at its edges
+    expected_soft = np.asarray(soft) >= 128
+    deep = Image.fromarray(np.asarray(soft).astype(np.uint16) * 257)
+    for name, mask in (('soft.png', soft), ('soft_p.png', soft.convert('P')), ('soft_quantised.png', soft.convert('RGB').quantize(16)), ('deep.png', deep),
+                       ('all.png', Image.new('L', (120, 80), 255).convert('RGB').quantize(2))):
+        mask.save(tmp_path / name)
+        wrong = (read_mask(tmp_path / name, (80, 120)) != (True if name == 'all.png' else expected_soft)).mean()
+        assert wrong <= (0.02 if 'quantised' in name else 0), name
     larger = read_mask(tmp_path / 'sub' / 'l.png', (40, 60))
     assert np.array_equal(larger[::2, ::2], expected)
     with pytest.raises(CriteriaError, match='the mask is 30 x 20, but the picture 20 x 30'):
@@ -278,5 +286,8 @@ def test_masks_are_found_by_place(tmp_path):
     assert find_mask(masks, tmp_path / 'in' / 'C.JPG', tmp_path / 'in') == masks / 'C.JPG'
     assert find_mask(masks, tmp_path / 'in' / 'sub' / 'a.jpg', tmp_path / 'in') == masks / 'sub' / 'a.png'
     assert find_mask(masks, tmp_path / 'in' / 'b.jpg', tmp_path / 'in') == masks / 'b.jpg.png'
+    (masks / 'b.png').touch()  # that of a picture b.png beside b.jpg
+    assert find_mask(masks, tmp_path / 'in' / 'b.jpg', tmp_path / 'in') == masks / 'b.jpg.png'
+    assert find_mask(masks, tmp_path / 'in' / 'b.png', tmp_path / 'in') == masks / 'b.png'
     with pytest.raises(CriteriaError, match='a.jpg: no mask'):
         find_mask(masks, tmp_path / 'in' / 'a.jpg', tmp_path / 'in')

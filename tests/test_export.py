@@ -69,8 +69,9 @@ def test_export_program_survives_its_file(tmp_path, capsys):
     (['--checkpoint', 'none/a.safetensors'], 'a.safetensors: no such file'),
     (['--opset', '17'], '18 or newer'),
     (['--opset', '99'], 'opset is 99, accepted: 18 to'),
-    (['--checkpoint', 'network.safetensors', '--format', 'torch', '--out', 'none/a.pt2'], 'none is not a folder'),
-    (['--checkpoint', 'network.safetensors', '--out', 'none/a.onnx'], 'none is not a folder'),
+    (['--checkpoint', 'network.safetensors', '--format', 'torch', '--out', 'none/a.pt2'], 'none: no such folder'),
+    (['--checkpoint', 'network.safetensors', '--out', 'none/a.onnx'], 'none: no such folder'),
+    (['--checkpoint', 'network.safetensors', '--out', '.'], 'is a folder'),
     (['--format', 'text'], '--format'),
 ])
 def test_errors_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageCms, features
 
 from datasets import images
-from datasets.images import ImageError, grey, read_image, resize_pixels, resize_rgb, to_pixels, to_tensor
+from datasets.images import ImageError, convert_image, grey, read_image, resize_pixels, resize_rgb, to_pixels, to_tensor
 
 HEIGHT, WIDTH = 40, 64
 
@@ -188,6 +188,7 @@ def test_exif_orientation(tmp_path, orientation, kind):
     picture = read_image(tmp_path / f'a.{kind}')
     assert picture.size == (WIDTH, HEIGHT)
     assert difference(picture, ramp()) <= (5 if kind == 'jpg' else 0)
+    assert difference(convert_image(picture), np.asarray(picture)) == 0  # as a predictor does to a picture that it is given: not turned twice
 
 
 def test_damaged_exif_and_profile_are_ignored(tmp_path):

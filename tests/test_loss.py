@@ -52,6 +52,13 @@ def test_value_is_the_mean_absolute_residual(network):
     assert torch.allclose(ExposureLoss(network, 'none')(x), residual, atol=1e-5)
 
 
+def test_a_network_without_parameters_will_do():
+    class Grey(nn.Module):
+        def forward(self, x):
+            return 0.5 - x.mean(1, keepdim=True)
+    assert ExposureLoss(Grey())(torch.full((1, 3, 32, 40), 0.2)).item() == pytest.approx(0.3)
+
+
 def test_gradient_goes_to_the_picture_only(network):
     loss = ExposureLoss(network)
     before = {k: v.clone() for k, v in loss.state_dict().items()}

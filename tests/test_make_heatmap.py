@@ -143,6 +143,11 @@ def test_no_heat_map_is_written_over_a_photograph_that_was_not_asked_for(tmp_pat
     for _ in range(2):
         assert call(weights, picture) == 0
         assert own.read_bytes() == before and (tmp_path / 'a.jpg_exposure.png').exists()
+    save(tmp_path / 'b.jpg'), save(tmp_path / 'b_exposure.png'), save(tmp_path / 'b.jpg_exposure.png', photo(seed=2))
+    others = {name: (tmp_path / name).read_bytes() for name in ('b_exposure.png', 'b.jpg_exposure.png')}
+    for _ in range(2):  # the longer name is taken too
+        assert call(weights, tmp_path / 'b.jpg') == 0
+        assert others == {name: (tmp_path / name).read_bytes() for name in others} and make_heatmap.is_output(tmp_path / 'b.jpg__exposure.png')
     own.write_bytes(before[: len(before) // 2])  # a damaged picture is nobody's
     assert call(weights, picture) == 0
     assert make_heatmap.is_output(own)
@@ -629,6 +634,23 @@ def test_criteria_give_a_score_and_its_reason(weights, tmp_path, capsys):
     assert call(weights, folder, '--criteria', 'paper', '--json', tmp_path / 'r.json', '--csv', tmp_path / 'r.csv') == 0
     [row] = list(csv.DictReader((tmp_path / 'r.csv').open()))
     assert 0 <= float(row['criteria_score']) <= 100 and row['criteria_why'] in capsys.readouterr().out
+
+
+def test_tables_need_names_of_their_own(weights, tmp_path, capsys):
+    save(tmp_path / 'a.png')
+    with pytest.raises(SystemExit) as stop:
+        call(weights, tmp_path, '--csv', tmp_path / 'r', '--json', tmp_path / 'r')
+    assert stop.value.code == 2 and 'both --csv and --json' in capsys.readouterr().err and not (tmp_path / 'r').exists()
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='needs a POSIX pipe')
+def test_a_reader_that_has_seen_enough_is_no_failure(weights, tmp_path):
+    save(tmp_path / 'a.png')
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command(weights, tmp_path), stdout=writing, stderr=subprocess.PIPE, timeout=120)
+    os.close(writing)
+    assert done.returncode == 0 and b'Error' not in done.stderr and (tmp_path / 'a_exposure.png').exists()
 
 
 def test_criteria_faults_are_one_line(weights, tmp_path, capsys):

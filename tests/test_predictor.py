@@ -230,6 +230,8 @@ def test_arguments_are_checked():
             Predictor(model=tiny(), **arguments)
     with pytest.raises(ValueError, match='nowhere.safetensors'):
         Predictor('nowhere.safetensors')
+    with pytest.raises(ValueError, match='either a checkpoint or a model'):
+        Predictor('nowhere.safetensors', model=tiny())
     predictor = Predictor(model=tiny(), device='cpu')
     with pytest.raises(ValueError, match='batch_size'):
         predictor.predict_batch([], batch_size=0)
