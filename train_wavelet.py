@@ -158,7 +158,7 @@ def get_args(argv=None):
     p.add_argument('--resident', action='store_true', help='keep the training pictures on the device and cut batches there (327 kB a pair): '
                    'faster than any number of --workers, which then only read them in')
     p.add_argument('--skip-bad', action='store_true', help='go on without training pictures that cannot be read; they are named and '
-                   'counted (not with --cache, which holds every row of its CSV)')
+                   'counted, and only a batch of a process without any other ends the run (not with --cache, which holds every row of its CSV)')
     p.add_argument('--resume', metavar='auto|FILE', help='go on with a run; auto: with the one in --out, if there is one')
     p.add_argument('--init', type=Path, help='weights to start from: ours, or the authors\' .pth; they bring their network along')
     p.add_argument('--max-minutes', type=number(), default=0, help='stop cleanly, resumable, after this time; 0: never')
@@ -177,6 +177,10 @@ def get_args(argv=None):
                         'to the n-th --data')
     if len(args.data) > max(len(args.train_csv), len(args.val_csv), 1):
         p.error(f'--data {args.data[-1]} has no CSV: the n-th --train-csv and the n-th --val-csv belong to the n-th --data')
+    if args.data and not (args.train_csv or args.val_csv):
+        p.error('--data needs a --train-csv or a --val-csv, which say which of its pictures are meant')
+    if args.score_head and (args.out or args.photos or args.resume):
+        p.error('--score-head writes one file, of pictures with scores: not together with --out, --photos or --resume')
     if not (args.out or args.score_head or args.tone_curve):
         p.error('--out is needed')
     if args.tone_curve:
@@ -263,9 +267,13 @@ def open_validation_sets(args):
     Raises:
         DatasetError: in one line.
     """
-    sets = {name: IEA40K(data, csv, args.val_size) for name, (data, csv) in validation_sets(args).items()}
-    if args.val_limit:
-        sets = {k: Subset(s, np.unique(np.linspace(0, len(s) - 1, args.val_limit).astype(int)).tolist()) for k, s in sets.items()}
+    sets = {}
+    for name, (data, csv) in validation_sets(args).items():
+        whole = IEA40K(data, csv, args.val_size)
+        chosen = np.unique(np.linspace(0, len(whole) - 1, args.val_limit or len(whole)).astype(int)).tolist()
+        if lost := [path for i in chosen for path in whole.files(i) if not path.exists()]:
+            raise DatasetError(f'{lost[0]}: no such file')  # now, and not after an epoch, which would be lost
+        sets[name] = Subset(whole, chosen) if args.val_limit else whole
     return sets
 
 
@@ -467,6 +475,7 @@ def train(args):
     ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(args.ema)) if args.ema else None
     scaler = torch.amp.GradScaler(device.type, enabled=args.amp == 'fp16')
     step, best, since_best = 0, math.inf, 0
+    validated_on = {name: [len(dataset), args.val_size] for name, dataset in val_sets.items()}
     if state:
         try:
             if (before := state['arguments']['optimizer']) != args.optimizer:
@@ -483,7 +492,10 @@ def train(args):
                 if state['ema'] is None:
                     raise ValueError('one with --ema 0')
                 ema.load_state_dict(state['ema'])
-            step, best, since_best = state['step'], state['best'], state['since_best']
+            step = state['step']
+            # Errors of other pictures say nothing of the best weights, nor do those of weights that are not in this folder.
+            if state.get('validated_on', validated_on) == validated_on and (args.out / 'best.safetensors').exists():
+                best, since_best = state['best'], state['since_best']
         except (KeyError, RuntimeError, TypeError, ValueError) as e:
             raise CheckpointError(f'cannot resume: the saved state is of another run ({str(e).splitlines()[0]})') from e
     # One graph for each of the few sizes: a graph for any size is slower.
@@ -520,6 +532,7 @@ def train(args):
         if main:
             save_training_state(last, dict(model=network.state_dict(), optimizer=optimizer.state_dict(), scaler=scaler.state_dict(),
                                            ema=ema.state_dict() if ema else None, step=step, best=best, since_best=since_best,
+                                           validated_on=validated_on, minutes=minutes_before + minutes,
                                            losses=losses, norms=norms,  # of the epoch so far, for log.csv
                                            config=network.config.to_dict(), arguments=recorded(args)))
 
@@ -536,12 +549,13 @@ def train(args):
     began, mark, seen, skipped = time.time(), time.time(), 0, 0
     if main and args.photos:
         skipped += name_skipped(parts[0].skipped)
-    minutes_before = float(log.rows[-1]['minutes']) if main and log.rows else 0.0
+    minutes_before = state.get('minutes', 0.0) if state else 0.0
     batches = iter(loader)
     bar = tqdm(total=total, initial=step, disable=not (main and sys.stderr.isatty()), unit='step')
     while step < total and not (args.patience and since_best >= args.patience):
         for group in optimizer.param_groups:
             group['lr'] = learning_rate(step, total, per_epoch, args)
+        torch.manual_seed(mixed(args.seed, 5, step, rank))  # dropout draws from it: the same in a resumed run, other draws in each process
         step_loss, names = 0.0, []
         for micro in range(args.accumulate):
             batch = next(batches)
@@ -582,6 +596,9 @@ def train(args):
                        pictures_per_second=seen / (time.time() - mark), minutes=minutes_before + minutes)
             if val_sets and (epoch % args.val_every == 0 or step == total):
                 averaged = ema.module if ema else network
+                if world > 1:  # each process has seen means and deviations of its own (batch norm); those of the first are saved
+                    for buffer in averaged.buffers():
+                        dist.broadcast(buffer, 0)
                 figures = validate(averaged, val_sets, device, args.batch_size, args.workers, rank, world)
                 network.train()
                 row.update({f'{n}_{m}': float(v) for n, f in figures.items() for m, v in f.items()})

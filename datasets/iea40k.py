@@ -180,6 +180,11 @@ class IEA40K(Dataset):
     def __len__(self):
         return len(self.rows)
 
+    def files(self, index):
+        """Paths of a sample's picture and label."""
+        row = self.rows[index]
+        return self.root / 'IEA_img' / row['img_id'], self.label_path(row)
+
     def label_path(self, row):
         return self.root / 'label' / 'exposure_condition' / (Path(row['img_id']).stem + '.npy')
 

@@ -1,4 +1,5 @@
 """Which samples make up which batch: a pure function of (seed, step), so that a run can be resumed at any step."""
+import os
 import signal
 
 import torch
@@ -17,8 +18,11 @@ def mixed(*numbers):
 
 
 def ignore_interrupt(worker):
-    """``worker_init_fn`` of loaders: Ctrl-C reaches every process of a terminal, but when to stop is for the main one to say."""
+    """``worker_init_fn`` of loaders: Ctrl-C reaches every process of a terminal, and ``timeout``'s SIGTERM a whole group, but when to stop is
+    for the main process to say. SIGTERM itself still ends a worker, for the loader ends its workers so."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, 'setpgid'):
+        os.setpgid(0, 0)
 
 
 class StepSampler(Sampler):

@@ -85,7 +85,7 @@ def prepare(root, out, attribute='Brightness', seed=0):
     """Write all.csv and the three splits to ``out``, and link its IEA_img to SPAQ's TestImage; returns {name: rows}.
 
     Raises:
-        DatasetError: see :func:`read_annotations`; also for a picture that is not there.
+        DatasetError: see :func:`read_annotations`; also for a picture that is not there, or a folder of others in the link's place.
     """
     root, out = Path(root), Path(out)
     rows = read_annotations(root, attribute)
@@ -95,8 +95,12 @@ def prepare(root, out, attribute='Brightness', seed=0):
         raise DatasetError(f'{pictures}: {len(lost)} pictures are missing, the first is {lost[0]}')
     out.mkdir(parents=True, exist_ok=True)
     link = out / 'IEA_img'
+    if link.is_symlink() and link.resolve() != pictures.resolve():  # of another copy, whose names are the same
+        link.unlink()
     if not link.exists():
         link.symlink_to(pictures.resolve(), target_is_directory=True)
+    elif not link.samefile(pictures):
+        raise DatasetError(f'{link}: is there already, and not SPAQ\'s pictures')
     parts = {'all': rows, **dict(zip(('train', 'val', 'test'), split_by_scene(rows, (0.7, 0.1, 0.2), seed)))}
     for name, part in parts.items():
         with open(out / f'{name}.csv', 'w', newline='', encoding='utf-8') as f:

@@ -48,7 +48,7 @@ def plot_cost(report, folder):
             for n, row in enumerate(r for r in rows if report['cost'].get(r['method'], {}).get(key)):
                 x = report['cost'][row['method']][key]
                 low, high = row.get('mae_lo', row['mae']), row.get('mae_hi', row['mae'])
-                axes.errorbar(x, row['mae'], [[row['mae'] - low], [high - row['mae']]], marker='o', capsize=2,
+                axes.errorbar(x, row['mae'], [[max(0, row['mae'] - low)], [max(0, high - row['mae'])]], marker='o', capsize=2,
                               color=f'C{n % 10}')
                 axes.annotate(row['method'], (x, row['mae']), xytext=(4, 4), textcoords='offset points',
                               fontsize='small')

@@ -83,6 +83,8 @@ class ToneCurve(nn.Module):
 
     def __init__(self, width=128, knots=9, dropout=0.2, context=0):
         super().__init__()
+        if knots < 2:
+            raise ValueError(f'knots is {knots}, accepted: 2 or more')
         self.count = COUNT + 2 * context  # numbers of a picture that it reads
         self.mlp = nn.Sequential(Standardise(self.count), nn.Linear(self.count, width), nn.GELU(), nn.Dropout(dropout),
                                  nn.Linear(width, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, knots))

@@ -77,6 +77,12 @@ def test_splits_share_the_pictures(spaq, tmp_path):
     sample = ScoredPictures(tmp_path / 'set', tmp_path / 'set/test.csv', 64)[0]
     assert sample['image'].shape == (3, 64, 64) and not sample['mask'].any() and sample['score'] == again[0]['score']
     assert prepare(spaq, tmp_path / 'set') == parts  # again, with the link in place
+    moved = spaq.rename(tmp_path / 'moved')
+    prepare(moved, tmp_path / 'set')  # the old link is broken, or would show another copy's pictures
+    assert (tmp_path / 'set/IEA_img').samefile(moved / 'TestImage')
+    (tmp_path / 'other/IEA_img').mkdir(parents=True)
+    with pytest.raises(DatasetError, match='is there already'):
+        prepare(moved, tmp_path / 'other')
 
 
 def test_holistic_figures_without_labels(spaq, tmp_path, capsys, monkeypatch):

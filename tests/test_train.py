@@ -23,8 +23,9 @@ from test_iea40k import make_set
 from tests_support import SMALL
 
 ROOT = Path(__file__).resolve().parent.parent
+SMALL_RUN = ['--sizes', '32', '40', '--val-size', '48', '--workers', '0', '--threads', '1', '--device', 'cpu']
 TINY = ['--config', 'width=8', '--config', 'down=1', '--config', 'middle=1', '--config', 'levels=3', '--config', 'structure_widths=2,2,2', '--config',
-        'token_width=8', '--config', 'heads=1', '--sizes', '32', '40', '--val-size', '48', '--workers', '0', '--threads', '1', '--device', 'cpu']
+        'token_width=8', '--config', 'heads=1', *SMALL_RUN]
 
 
 @pytest.fixture
@@ -81,9 +82,9 @@ def test_a_run_leaves_what_it_promises(tmp_path, pairs):
     assert model.config.width == 8 and 'validation' in model.provenance
 
 
-@pytest.mark.parametrize('schedule', ['cosine', 'step'])
-def test_resume_is_bit_for_bit(tmp_path, pairs, schedule):
-    common = [*pairs, '--batch-size', 4, '--schedule', schedule, '--warmup', 2, '--ema', 0.9, *TINY]
+@pytest.mark.parametrize('schedule, network', [('cosine', TINY), ('step', TINY), ('cosine', [*SMALL_RUN, '--model', 'tone_curve'])])  # the last has dropout
+def test_resume_is_bit_for_bit(tmp_path, pairs, schedule, network):
+    common = [*pairs, '--batch-size', 4, '--schedule', schedule, '--warmup', 2, '--ema', 0.9, *network]
     assert run(*common, '--out', tmp_path / 'whole', '--epochs', 4) == 0
     # interrupted: the same run killed after its second epoch
     stop = train_wavelet.save_training_state
@@ -158,7 +159,8 @@ def test_ctrl_c_stops_after_the_step_and_at_once_when_repeated(tmp_path, pairs, 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == 'win32', reason='needs process groups')
-def test_ctrl_c_leaves_data_workers_to_their_work(tmp_path, pairs):
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_group_leaves_data_workers_to_their_work(tmp_path, pairs, number):
     out = tmp_path / 'out'
     spawned = ('import multiprocessing, sys; multiprocessing.set_start_method("spawn"); import train_wavelet; '
                'sys.exit(train_wavelet.main(sys.argv[1:]))')
@@ -168,7 +170,7 @@ def test_ctrl_c_leaves_data_workers_to_their_work(tmp_path, pairs):
     while not (out / 'last.pt').exists() and process.poll() is None:
         time.sleep(0.1)
     time.sleep(0.2)  # within the second step
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    os.killpg(process.pid, number)  # as a terminal does, and timeout
     assert 'Traceback' not in process.communicate()[1] and process.returncode == 0
 
 
@@ -177,6 +179,31 @@ def test_a_run_without_patience_left_is_not_trained_further(tmp_path, pairs):
     for resume in ([], ['--resume', 'auto']):
         assert run(*common, *resume) == 0
         assert load_training_state(tmp_path / 'o/last.pt')['step'] == 4  # the second validation was not better
+
+
+def test_the_best_of_other_pictures_is_forgotten_on_resuming(tmp_path, pairs):
+    rows = (tmp_path / 'set/all.csv').read_text().splitlines()
+    (tmp_path / 'set/few.csv').write_text('\n'.join(rows[:3]) + '\n')
+    common = ['--data', tmp_path / 'set', '--train-csv', tmp_path / 'set/all.csv', '--batch-size', 8, '--lr', 0, '--ema', 0, *TINY]
+    assert run(*common, '--val-csv', tmp_path / 'set/all.csv', '--out', tmp_path / 'o', '--epochs', 1) == 0
+    state = load_training_state(tmp_path / 'o/last.pt')
+    torch.save({**state, 'best': 0.0}, tmp_path / 'o/last.pt')  # which nothing beats
+    assert run(*common, '--val-csv', tmp_path / 'set/few.csv', '--out', tmp_path / 'o', '--epochs', 2, '--resume', 'auto') == 0
+    assert load_model(tmp_path / 'o/best.safetensors').provenance['step'] == 2
+    assert run(*common, '--val-csv', tmp_path / 'set/few.csv', '--out', tmp_path / 'o', '--epochs', 3, '--resume', 'auto') == 0
+    assert load_model(tmp_path / 'o/best.safetensors').provenance['step'] == 2  # the same pictures: no better, so it stays
+    assert run(*common, '--val-csv', tmp_path / 'set/few.csv', '--out', tmp_path / 'new', '--epochs', 4, '--resume', tmp_path / 'o/last.pt') == 0
+    assert 'validation' in load_model(tmp_path / 'new/best.safetensors').provenance
+
+
+def test_minutes_go_on_where_a_run_was_stopped(tmp_path, pairs):
+    common = [*pairs, '--out', tmp_path / 'o', '--epochs', 1, '--batch-size', 4, *TINY]
+    assert run(*common, '--max-minutes', 1e-9) == 0
+    state = load_training_state(tmp_path / 'o/last.pt')
+    assert 0 < state['minutes'] < 5
+    torch.save({**state, 'minutes': 100.0}, tmp_path / 'o/last.pt')
+    assert run(*common, '--resume', 'auto') == 0
+    assert 100 < float(list(csv.DictReader(open(tmp_path / 'o/log.csv')))[-1]['minutes']) < 105
 
 
 def test_a_state_of_another_network_is_refused(tmp_path, pairs, capsys):
@@ -191,6 +218,9 @@ def test_a_picture_that_cannot_be_validated_is_named(tmp_path, pairs, capsys):
     np.save(tmp_path / 'set/label/validity/s1_P1.npy', np.repeat(np.arange(256)[None] % 11 < 10, 256, 0))
     error = fault(capsys, *pairs, '--out', tmp_path / 'o', '--epochs', 1, '--batch-size', 8, *TINY)
     assert 'set: s1_P1.png: a mask without any whole 11x11 window' in error
+    (tmp_path / 'set/IEA_img/s1_P1.png').unlink()  # known before the first step
+    assert 's1_P1.png: no such file' in fault(capsys, *pairs, '--out', tmp_path / 'lost', '--epochs', 1, '--batch-size', 8, *TINY)
+    assert not (tmp_path / 'lost/last.pt').exists()
 
 
 def test_init_starts_from_weights(tmp_path, pairs):
@@ -263,6 +293,19 @@ def test_what_is_no_photograph_is_left_out(tmp_path):
         (tmp_path / '.photos' / name).write_bytes(own if 'exposure' in name else b'')
     (tmp_path / '.photos/long_exposure.png').write_bytes(b'')  # a name like a heat map's, and none
     assert [p.name for p in list_images(tmp_path / '.photos')] == ['a.png', 'long_exposure.png', 'b.png']
+
+
+def test_flags_that_would_be_ignored_are_refused(tmp_path, capsys):
+    assert '--data needs a --train-csv' in refusal(capsys, '--photos', tmp_path, '--data', tmp_path, '--out', tmp_path / 'o')
+    head = ['--score-head', tmp_path / 'h', '--init', 'w', '--data', tmp_path, '--train-csv', tmp_path / 'c']
+    for flags in (['--out', tmp_path / 'o'], ['--photos', tmp_path], ['--resume', 'auto']):
+        assert 'not together with --out, --photos or --resume' in refusal(capsys, *head, *flags)
+
+
+@pytest.mark.parametrize('model, setting', [('encoder_decoder', 'widths=4,8'), ('tone_curve', 'knots=1'), ('mslt', 'levels=0')])
+def test_impossible_settings_are_one_line(tmp_path, pairs, capsys, model, setting):
+    error = fault(capsys, *pairs, '--out', tmp_path / 'o', '--steps', 1, '--batch-size', 4, *SMALL_RUN, '--model', model, '--config', setting)
+    assert setting.split('=')[0] in error and 'accepted' in error
 
 
 def test_validation_sets_have_names_of_their_own(tmp_path, pairs, capsys):

@@ -26,6 +26,8 @@ class EncoderDecoder(nn.Module):
 
     def __init__(self, widths=(16, 32, 64, 96, 128)):
         super().__init__()
+        if len(widths) < 2 or any(w < 8 or w % 8 for w in widths):
+            raise ValueError(f'widths are {widths}, accepted: two or more multiples of 8')
         self.config = Settings(widths=tuple(widths))
         self.encoder = nn.ModuleList(convs(a, b) for a, b in zip((3, *widths), widths))
         self.decoder = nn.ModuleList(convs(a + b, b) for a, b in zip(widths[:0:-1], widths[-2::-1]))

@@ -36,6 +36,8 @@ class MSLT(nn.Module):
 
     def __init__(self, width=24, levels=3, side=16, bins=6):
         super().__init__()
+        if levels < 1:
+            raise ValueError(f'levels is {levels}, accepted: 1 or more')
         self.config = Settings(width=width, levels=levels, side=side, bins=bins)
         self.embed = nn.Sequential(nn.Conv2d(3, width, 1), nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU())
         self.decompose = nn.ModuleList(Decompose(width) for _ in range(2))
