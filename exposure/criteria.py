@@ -377,7 +377,7 @@ def read_mask(path: str | os.PathLike, shape: tuple) -> np.ndarray:
     """(H, W) bool, true on the subject, for a picture of `shape` (H, W).
 
     A palette of colours: every index but 0 (class labels). Transparency: what is more opaque than not (cut-outs). Else
-    grey, that of a palette of greys too: 128 and more (of 16 bit 32896), or every value but 0 where there is none above 1.
+    grey, that of a palette of greys too: 128 and more (32896 where there is one above 255), or every value but 0 where there is none above 1.
     Another size of the same shape is brought to the picture's.
 
     Raises:
@@ -392,9 +392,9 @@ def read_mask(path: str | os.PathLike, shape: tuple) -> np.ndarray:
             elif mask.mode in ('RGBA', 'LA', 'P') and (alpha := np.asarray(mask.convert('RGBA').getchannel('A'))).min() < 255:
                 subject = alpha >= 128
             else:
-                deep = mask.mode.startswith('I;16')  # which convert('L') would cut off at 255
-                grey = np.asarray(mask if deep or mask.mode in ('1', 'L') else mask.convert('L'))
-                subject = grey != 0 if grey.max() <= 1 else grey >= (32896 if deep else 128)
+                # 16 bit as they are: convert('L') would cut them off at 255.
+                grey = np.asarray(mask if mask.mode in ('1', 'L') or mask.mode.startswith('I;16') else mask.convert('L'))
+                subject = grey != 0 if grey.max() <= 1 else grey >= (128 if grey.max() <= 255 else 32896)
     except Exception as error:  # damaged data makes decoders raise nearly any type
         raise CriteriaError(f'{path}: not a readable mask ({" ".join(str(error).split())})') from error
     height, width = shape

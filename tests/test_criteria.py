@@ -264,6 +264,7 @@ def test_masks(tmp_path):
     expected_soft = np.asarray(soft) >= 128
     deep = Image.fromarray(np.asarray(soft).astype(np.uint16) * 257)
     for name, mask in (('soft.png', soft), ('soft_p.png', soft.convert('P')), ('soft_quantised.png', soft.convert('RGB').quantize(16)), ('deep.png', deep),
+                       ('in_16_bit.png', Image.fromarray(np.asarray(soft).astype(np.uint16))),
                        ('all.png', Image.new('L', (120, 80), 255).convert('RGB').quantize(2))):
         mask.save(tmp_path / name)
         wrong = (read_mask(tmp_path / name, (80, 120)) != (True if name == 'all.png' else expected_soft)).mean()
