@@ -41,7 +41,7 @@ from datasets.iea40k import IEA40K, DatasetError
 from datasets.images import ImageError
 from datasets.photographs import Photographs
 from datasets.resident import ResidentLoader
-from datasets.sampler import StepSampler, ignore_interrupt, mixed
+from datasets.sampler import StepSampler, leave_signals_to_main, mixed
 from datasets.simulation import SimulationConfig, move, quantise, simulate
 from datasets.transforms import MIN_WINDOW
 from exposure.predictor import Predictor, pick_device
@@ -175,10 +175,8 @@ def get_args(argv=None):
             if own := [d for d in args.data if d.resolve() in csv.resolve().parents and data.resolve() not in csv.resolve().parents]:
                 p.error(f'{csv} lies in --data {own[0]}, but would be paired with --data {data}: the n-th --{name.replace("_", "-")} belongs '
                         'to the n-th --data')
-    if len(args.data) > max(len(args.train_csv), len(args.val_csv), 1):
+    if len(args.data) > max(len(args.train_csv), len(args.val_csv)):
         p.error(f'--data {args.data[-1]} has no CSV: the n-th --train-csv and the n-th --val-csv belong to the n-th --data')
-    if args.data and not (args.train_csv or args.val_csv):
-        p.error('--data needs a --train-csv or a --val-csv, which say which of its pictures are meant')
     if args.score_head and (args.out or args.photos or args.resume):
         p.error('--score-head writes one file, of pictures with scores: not together with --out, --photos or --resume')
     if not (args.out or args.score_head or args.tone_curve):
@@ -270,9 +268,11 @@ def open_validation_sets(args):
     sets = {}
     for name, (data, csv) in validation_sets(args).items():
         whole = IEA40K(data, csv, args.val_size)
-        chosen = np.unique(np.linspace(0, len(whole) - 1, args.val_limit or len(whole)).astype(int)).tolist()
-        if lost := [path for i in chosen for path in whole.files(i) if not path.exists()]:
-            raise DatasetError(f'{lost[0]}: no such file')  # now, and not after an epoch, which would be lost
+        chosen = np.unique(np.linspace(0, len(whole) - 1, args.val_limit).astype(int)).tolist() if args.val_limit else range(len(whole))
+        for row in (whole.rows[i] for i in chosen):
+            for path in (whole.picture_path(row), whole.label_path(row)):
+                if not path.exists():  # said now, and not after an epoch, which would be lost
+                    raise DatasetError(f'{path}: no such file')
         sets[name] = Subset(whole, chosen) if args.val_limit else whole
     return sets
 
@@ -303,7 +303,7 @@ def training_loader(args, start, stop, rank, world, device=torch.device('cpu')):
         return ResidentLoader(parts, sampler, device, args.workers), parts, counts
     # Worker processes only pay where the step runs elsewhere; seeds come with the keys, so their number changes nothing.
     return DataLoader(Parts(parts, args.skip_bad), batch_sampler=sampler, num_workers=args.workers, collate_fn=collate,
-                      worker_init_fn=ignore_interrupt, pin_memory=device.type == 'cuda'), parts, counts
+                      worker_init_fn=leave_signals_to_main, pin_memory=device.type == 'cuda'), parts, counts
 
 
 def collate(samples):

@@ -42,7 +42,7 @@ CHUNK = 64  # pictures in memory at once
 
 def judge(predictor, dataset):
     """A dict a picture of the set: img_id, ref_id, ev, given (the CSV's score), distance (mean |label|), and the map's numbers."""
-    pictures = [dataset.root / 'IEA_img' / row['img_id'] for row in dataset.rows]
+    pictures = [dataset.picture_path(row) for row in dataset.rows]
     rows = []
     with ThreadPoolExecutor(2) as pool:
         for start in tqdm(range(0, len(pictures), CHUNK), unit='chunk', disable=None):
@@ -66,7 +66,7 @@ def agreement(predictor, dataset, thresholds=(0.03, 0.05, 0.07, 0.08, 0.1, 0.12,
         ev = exposure_of(row['img_id'])
         if ev is None or abs(ev) > 3:
             continue
-        picture = read_image(dataset.root / 'IEA_img' / row['img_id'])
+        picture = read_image(dataset.picture_path(row))
         reference = read_image(dataset.root / 'label' / 'global_best' / row['ref_id'])
         residual, shown, ideal = predictor.predict(picture).residual, np.asarray(picture), np.asarray(reference)
         clipped = (shown.max(2) >= 252) & (ideal.max(2) < 248)

@@ -35,7 +35,7 @@ def fingerprint(dataset, side):
     for row in dataset.rows:
         digest.update(f'{row["img_id"]},{row["ref_id"]},{row["score"]}'.encode())
         validity = dataset.validity_path(row)
-        for path in (dataset.root / 'IEA_img' / row['img_id'], dataset.label_path(row), validity):
+        for path in (dataset.picture_path(row), dataset.label_path(row), validity):
             try:
                 status = path.stat()
             except FileNotFoundError as e:

@@ -180,10 +180,8 @@ class IEA40K(Dataset):
     def __len__(self):
         return len(self.rows)
 
-    def files(self, index):
-        """Paths of a sample's picture and label."""
-        row = self.rows[index]
-        return self.root / 'IEA_img' / row['img_id'], self.label_path(row)
+    def picture_path(self, row):
+        return self.root / 'IEA_img' / row['img_id']
 
     def label_path(self, row):
         return self.root / 'label' / 'exposure_condition' / (Path(row['img_id']).stem + '.npy')
@@ -194,7 +192,7 @@ class IEA40K(Dataset):
     def __getitem__(self, key):
         index, seed, size = key if isinstance(key, tuple) else (key, None, self.size)
         row = self.rows[index]
-        picture = read_image(self.root / 'IEA_img' / row['img_id'])
+        picture = read_image(self.picture_path(row))
         label = read_label(self.label_path(row), self.label_shape)
         # For augmentation at the label's size; else straight from the file to the size asked for, in 8 bit.
         shape = tuple(label.shape[-2:]) if self.augment else (size, size)

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .photographs import Photographs
-from .sampler import ignore_interrupt
+from .sampler import leave_signals_to_main
 from .simulation import move, quantise
 from .transforms import random_window
 
@@ -69,7 +69,7 @@ class ResidentPart:
         shape = len(self.names), self.side, self.side
         self.images = torch.empty(shape[0], 3, *shape[1:], dtype=torch.uint8, device=device)
         self.labels, self.masks = (torch.empty(shape, dtype=kind, device=device) for kind in (torch.int16, torch.bool))
-        loader = DataLoader(whole, batch_size=64, num_workers=workers, worker_init_fn=ignore_interrupt)
+        loader = DataLoader(whole, batch_size=64, num_workers=workers, worker_init_fn=leave_signals_to_main)
         n = 0
         for image, label, mask in tqdm(loader, desc='into memory', disable=None):
             here = slice(n, n + len(image))

@@ -17,7 +17,7 @@ def mixed(*numbers):
     return h >> 1
 
 
-def ignore_interrupt(worker):
+def leave_signals_to_main(worker):
     """``worker_init_fn`` of loaders: Ctrl-C reaches every process of a terminal, and ``timeout``'s SIGTERM a whole group, but when to stop is
     for the main process to say. SIGTERM itself still ends a worker, for the loader ends its workers so."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Subset
 
-from datasets.sampler import ignore_interrupt
+from datasets.sampler import leave_signals_to_main
 
 from .pixel import bias, mae, mse, psnr_from_mse, ssim
 
@@ -40,7 +40,7 @@ def validate(model, sets, device, batch_size=16, workers=0, rank=0, world=1):
     for name, dataset in sets.items():
         mine = Subset(dataset, range(rank, len(dataset), world))
         rows = []
-        for batch in DataLoader(mine, batch_size, num_workers=workers, worker_init_fn=ignore_interrupt):
+        for batch in DataLoader(mine, batch_size, num_workers=workers, worker_init_fn=leave_signals_to_main):
             pred = model(batch['image'].to(device)).float().cpu()
             for *maps, img_id in zip(pred[:, 0], batch['residual'][:, 0], batch['mask'][:, 0], batch['img_id']):
                 try:

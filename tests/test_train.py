@@ -296,7 +296,7 @@ def test_what_is_no_photograph_is_left_out(tmp_path):
 
 
 def test_flags_that_would_be_ignored_are_refused(tmp_path, capsys):
-    assert '--data needs a --train-csv' in refusal(capsys, '--photos', tmp_path, '--data', tmp_path, '--out', tmp_path / 'o')
+    assert f'--data {tmp_path} has no CSV' in refusal(capsys, '--photos', tmp_path, '--data', tmp_path, '--out', tmp_path / 'o')
     head = ['--score-head', tmp_path / 'h', '--init', 'w', '--data', tmp_path, '--train-csv', tmp_path / 'c']
     for flags in (['--out', tmp_path / 'o'], ['--photos', tmp_path], ['--resume', 'auto']):
         assert 'not together with --out, --photos or --resume' in refusal(capsys, *head, *flags)
